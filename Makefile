@@ -11,7 +11,7 @@ WHICH := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])
 EXPERIMENTS ?= rates schedules stages data_efficiency continual scaling safety constitution arithmetic_rl transfer methods images
 SEEDS ?= 3
 
-.PHONY: demo experiments claims test test-heavy test-full live bench beam trackers clusters lint docs models-table install clean check-python
+.PHONY: demo experiments claims test test-heavy test-full live bench beam trackers clusters browser lint docs models-table install clean check-python
 
 demo: $(VENV)/.installed-$(WHICH)
 	$(BIN)/python -m experiments.transfer --out=runs/demo
@@ -64,6 +64,11 @@ clusters: check-python
 	$(PYTHON) -m venv $(VENV)-clusters
 	$(VENV)-clusters/bin/python -m pip install --quiet --disable-pip-version-check -e ".[ray,slurm,test]"
 	$(VENV)-clusters/bin/python -m pytest tests/experiments/test_clusters.py -q
+
+# The dashboard in a real browser: the system's Chromium, else one that playwright has installed.
+browser: $(VENV)/.test-$(WHICH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright
+	$(BIN)/python -m pytest tests/dashboard/test_browser.py -q
 
 # docs/benchmarks.md: ours beside PyTorch, transformers, PEFT and TRL, in an environment of its own. BENCH="4x128 start" measures
 # only these, and QUALITY=FOLDER adds what `python -m experiments.characters` found.

@@ -131,5 +131,7 @@ def _going_on(way: str, data: pathlib.Path, demo: bool) -> Any:
     return config
 
 
+graph = shared.graph(declared)
+
 if __name__ == "__main__":
     launch(define, main)

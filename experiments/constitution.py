@@ -176,5 +176,7 @@ def _preferring(source: str, demo: bool) -> Any:
     return config
 
 
+graph = shared.graph(declared)
+
 if __name__ == "__main__":
     launch(define, main)

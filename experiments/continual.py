@@ -31,6 +31,7 @@ LABELS = {
 NAMES = {name: ("-transfer", name) for name in ("backward", "forward", "at the end")} | {
     f"era 0 after {era}": ("-transfer", f"era 0 after {era}") for era in range(ERAS)
 }
+NAMES["recall"] = ("-transfer", "recall")  # the matrix, see `transfer`
 
 
 def define() -> None:
@@ -132,8 +133,20 @@ def figures(measured: Measured) -> list[str]:
         LABELS[way]: [[(era, statistics.mean(row[f"era 0 after {era}"])) for era in range(ERAS)]]
         for way, row in measured.items()
     }
-    return [plots.curves(lines, title="Recall of the first era", x="eras since", y="recall")]
+    drawn = [plots.curves(lines, title="Recall of the first era", x="eras since", y="recall")]
+    asked = [f"era {era}" for era in range(ERAS)]
+    learned = ["random", *(f"after {era}" for era in asked)]
+    for way, row in measured.items():
+        drawn.append(plots.heat(mean_of(row["recall"]), learned, asked, title=f"Recall: {LABELS[way]}"))
+    return drawn
 
+
+def mean_of(matrices: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:
+    """Cell by cell, over seeds."""
+    return [[statistics.mean(cells) for cells in zip(*rows)] for rows in zip(*matrices)]
+
+
+graph = shared.graph(declared)
 
 if __name__ == "__main__":
     launch(define, main)

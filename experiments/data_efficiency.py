@@ -85,5 +85,7 @@ def figures(measured: Measured) -> list[str]:
     return [plots.curves(lines, title="Loss by data", x="bytes of the histories", y="nll", log=True)]
 
 
+graph = shared.graph(declared)
+
 if __name__ == "__main__":
     launch(define, main)

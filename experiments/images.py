@@ -169,5 +169,8 @@ def figures(measured: Measured) -> list[str]:
     return [*drawn, plots.dots(forgotten, title="Letters, before and after digits", x="each seed")]
 
 
+graph = shared.graph(declared)
+
+
 if __name__ == "__main__":
     launch(define, main)

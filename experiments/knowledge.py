@@ -142,5 +142,7 @@ def _sized(config: Any, seed: int, size: str) -> Any:
     return config
 
 
+graph = shared.graph(declared)
+
 if __name__ == "__main__":
     launch(define, main)

@@ -41,6 +41,14 @@ def main() -> int:
     return 0
 
 
+def graph():
+    """What `ptft experiment --file` carries out."""
+    from experiments.methods_runs import ways
+    from experiments.methods_sweep import Sweep
+
+    return Sweep(ways(), size="demo", seeds=3).graph
+
+
 def _known(name: str, known: dict) -> str:
     if name not in known:
         raise UserError(f"--ways: no way {name!r}, only {', '.join(known)}{nearest(name, known)}")

@@ -70,5 +70,7 @@ def figures(measured: Measured) -> list[str]:
     return [plots.curves(lines, title="Learned and forgotten by the rate", x="learning rate", y="nll", log=True)]
 
 
+graph = shared.graph(declared)
+
 if __name__ == "__main__":
     launch(define, main)

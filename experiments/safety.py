@@ -200,5 +200,7 @@ CONFIGS: Mapping[str, Any] = {
 }
 
 
+graph = shared.graph(declared)
+
 if __name__ == "__main__":
     launch(define, main)

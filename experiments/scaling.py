@@ -165,5 +165,7 @@ def figures(measured: Measured) -> list[str]:
     ]
 
 
+graph = shared.graph(declared)
+
 if __name__ == "__main__":
     launch(define, main)

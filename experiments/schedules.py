@@ -77,5 +77,7 @@ def declared(data: pathlib.Path, size: str, seeds: int) -> Any:
     return graph
 
 
+graph = shared.graph(declared)
+
 if __name__ == "__main__":
     launch(define, main)

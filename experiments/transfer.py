@@ -30,5 +30,12 @@ def main() -> int:
     return 0
 
 
+def graph():
+    """What `ptft experiment --file` carries out."""
+    from experiments import transfer_runs
+
+    return transfer_runs.declared("demo", 3)
+
+
 if __name__ == "__main__":
     launch(define, main)

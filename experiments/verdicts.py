@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import pathlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +15,7 @@ from ptft_jax.verbs import scripts
 
 HOLDS, FAILS, UNSHOWN = "holds", "does not hold", "not shown"
 ONE = "one seed"  # in the place of a verdict: there is no spread to hold an effect against
+SEEDS = 3
 SPREADS = 3  # an effect of fewer standard deviations over seeds may be chance
 
 # way -> what is measured -> a value for each seed.
@@ -146,17 +149,35 @@ def _spread(*groups: Sequence[float]) -> float:
 
 
 def rows_of(labels: Mapping[str, str], measured: Measured) -> list[dict[str, str]]:
-    """A row per way: its label, and mean and spread of each measure; "-" of what a way was not asked for."""
-    names = dict.fromkeys(what for values in measured.values() for what in values)
+    """A row per way: its label, and mean and spread of each measure that is a number; "-" of what a way was not asked for."""
+    names = dict.fromkeys(what for values in measured.values() for what, each in values.items() if _numbers(each))
     return [
         {"way": label, **{what: figure(measured[way][what]) if what in measured[way] else "-" for what in names}}
         for way, label in labels.items()
     ]
 
 
+def _numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, (int, float)) for value in values)
+
+
 def define(out: str, runs: str) -> None:
     """The flags of an experiment; `runs`: what of each way is repeated with every seed."""
     scripts.define(out, f"Runs of each way, {runs} included.")
+
+
+def graph(declared: Callable[[pathlib.Path, str, int], Any]) -> Callable[[], Any]:
+    """What `ptft experiment --file` has of an experiment: its runs in earnest, with three seeds, and the report of a graph alone."""
+
+    def made() -> Any:
+        from ptft_jax.runs import places
+
+        folder = places.local(flags.FLAGS.out, f"--out={flags.FLAGS.out}")
+        kept = contextlib.ExitStack()  # as long as this process, as the graph names files of its data
+        atexit.register(kept.close)
+        return kept.enter_context(scripts.on_data(folder / "data", lambda data: declared(data, "demo", SEEDS)))
+
+    return made
 
 
 def main(
@@ -214,9 +235,10 @@ def carried_out(graph: Any, folder: pathlib.Path, reporter: Any) -> dict[str, di
     done, found = scripts.carry_out(graph, reporter), {}
     for row in read_json(folder / f"{results.SUMMARY}.json")["nodes"]:
         run = done.finished(row["name"]) if row["kind"] == "run" else None
-        figures = results.metrics(row) if run is None else {**run["last"], "seconds": run["seconds"]}
-        if run is not None:
-            figures["trainable"] = run["parameters"]["trainable"]
+        if run is None:
+            figures = {**row.get("result", {}), **results.metrics(row)}
+        else:
+            figures = {**run["last"], "seconds": run["seconds"], "trainable": run["parameters"]["trainable"]}
         found[row["name"]] = {**figures, "folder": str(done.place(row["name"]))}
     return found
 

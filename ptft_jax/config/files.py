@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib
 import inspect
 import json
 import pathlib
@@ -165,12 +166,10 @@ def _valid(path: pathlib.Path, given: Mapping[str, Any]) -> Config:
         raise UserError(f"{path}: {e}") from None
 
 
-def function(path: pathlib.Path, name: str) -> Callable[..., Any]:
-    """The function of this name in a Python file, which is run. Raises UserError."""
-    module = types.ModuleType("ptft_config_" + re.sub(r"\W", "_", str(path.resolve())))
-    module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # where dataclasses of the file look for it
-    carried_out(path, lambda: exec(compile(path.read_bytes(), str(path), "exec"), vars(module)))
+def function(path: pathlib.Path, name: str, *, packaged: bool = False) -> Callable[..., Any]:
+    """The function of this name in a Python file, which is run; `packaged`: a file of a package is imported as its module. Raises
+    UserError."""
+    module = _of_package(path) if packaged and (path.parent / "__init__.py").is_file() else _alone(path)
     found = vars(module).get(name)
     if not callable(found):
         names = [other for other, value in vars(module).items() if isinstance(value, types.FunctionType)]
@@ -178,6 +177,25 @@ def function(path: pathlib.Path, name: str) -> Callable[..., Any]:
         kind = "a config file" if name == "get_config" else "a file like this"
         raise UserError(f"{path}: {wrong}{nearest(name, names)}; {kind} is Python and defines it")
     return found
+
+
+def _alone(path: pathlib.Path) -> types.ModuleType:
+    module = types.ModuleType("ptft_config_" + re.sub(r"\W", "_", str(path.resolve())))
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # where dataclasses of the file look for it
+    carried_out(path, lambda: exec(compile(path.read_bytes(), str(path), "exec"), vars(module)))
+    return module
+
+
+def _of_package(path: pathlib.Path) -> types.ModuleType:
+    folder, name = path.resolve().parent, path.stem
+    while (folder / "__init__.py").is_file():
+        folder, name = folder.parent, f"{folder.name}.{name}"
+    make_importable(folder)
+    module = carried_out(path, lambda: importlib.import_module(name))
+    if not module.__file__ or not path.samefile(module.__file__):
+        raise UserError(f"{path}: it is the module {name}, but another is found first: {module.__file__}")
+    return module
 
 
 def _check_argument(function: Callable[..., Any], colon: str, given: str, name: str) -> None:

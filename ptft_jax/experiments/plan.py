@@ -243,12 +243,21 @@ def totals(steps: Sequence[Step], slots: int) -> str:
         return f"{len(steps)} node{'s' * (len(steps) != 1)}: {said}"
     unknown = len(to_do) - len(known)
     time = (
-        f"about {sum(known) / slots:.0f} s"
+        f"about {max(sum(known) / slots, _longest(to_do)):.0f} s"
         if known
         else "time and memory are not known: no run like these was finished"
     )
     more = f", and {unknown} of which that is not known" if known and unknown else ""
     return f"{len(steps)} node{'s' * (len(steps) != 1)}: {said}; {time}{more}"
+
+
+def _longest(steps: Sequence[Step]) -> float:
+    """Seconds of the longest chain of steps that wait for each other, by those whose time is known."""
+    ends: dict[str, float] = {}
+    for step in steps:  # parents before children
+        before = max((ends.get(parent, 0.0) for parent in step.node.parents()), default=0.0)
+        ends[step.node.name] = before + (step.seconds or 0.0)
+    return max(ends.values(), default=0.0)
 
 
 def _placed(node: Node, folders: Mapping[str, pathlib.Path]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def main() -> int:
     from ptft_jax.experiments.nodes import Graph
 
     files.make_importable(path.resolve().parent)
-    graph = files.carried_out(path, files.function(path, "graph"))
+    graph = files.carried_out(path, files.function(path, "graph", packaged=True))
     if not isinstance(graph, Graph):
         raise UserError(f"{path}: graph() returned {type(graph).__name__}: expected a ptft_jax.Graph")
     return carrying.carry_out(graph)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import pathlib
 import shutil
 import sqlite3
 import subprocess
@@ -141,6 +142,19 @@ def test_what_changes_is_read_again(runs, cache, monkeypatch):
     found = {row["name"]: row["after.validation/nll"] for row in listed(runs, "name", "after.validation/nll")}
     assert found == {"base": 2.75, "damaged": None, "late": 1.0, "sweep/diverged": None, "sweep/stopped": None}
     assert sorted(read) == ["base", "diverged", "late", "stopped"]  # and where a run stands that has not finished
+
+
+def test_a_second_listing_reads_no_file_of_a_finished_run(runs, cache, monkeypatch):
+    for name in ("sweep/stopped", "sweep/diverged", "damaged"):
+        shutil.rmtree(runs / name)
+    first = listed(runs, "name", "after.validation/nll", "parent")
+
+    def refuse(*_, **__):
+        raise AssertionError("a file was read")
+
+    for method in ("open", "read_text", "read_bytes"):
+        monkeypatch.setattr(pathlib.Path, method, refuse)
+    assert listed(runs, "name", "after.validation/nll", "parent") == first and len(first) == 2
 
 
 def test_an_index_that_is_damaged_or_cannot_be_written(runs, cache, monkeypatch):

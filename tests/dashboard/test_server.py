@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import types
 
 import pytest
 
@@ -242,6 +243,27 @@ def test_what_nvidias_tool_says():
     found = machine.gpus_of("0, NVIDIA H100 80GB HBM3, 87, 40536, 81559\n1, NVIDIA H100 80GB HBM3, [N/A], 0, 81559\n\n")
     assert [gpu["use"] for gpu in found] == [0.87, None] and found[0]["name"] == "0: NVIDIA H100 80GB HBM3"
     assert found[0]["memory"] == 40536 * 2**20
+
+
+def test_processors_and_memory_in_use(tmp_path, monkeypatch):
+    """Of tables by hand: of 400 ticks since it was last asked 300 were idle or waited; of 1,000 kB 250 are available."""
+    (tmp_path / "proc").mkdir()
+    stat, memory = tmp_path / "proc/stat", tmp_path / "proc/meminfo"
+    stat.write_text("cpu  100 0 100 700 100 0 0 0 9 9\ncpu0 1 1 1 1\n")
+    memory.write_text("MemTotal:    1000 kB\nMemFree:   10 kB\nMemAvailable:   250 kB\n")
+    here = types.SimpleNamespace(Path=lambda path: tmp_path / path.lstrip("/"))
+    monkeypatch.setattr(machine, "pathlib", here)
+    monkeypatch.setattr(machine, "_gpus", list)
+    asked = machine.Machine()
+    stat.write_text("cpu  150 0 150 900 200 0 0 0 9 9\ncpu0 1 1 1 1\n")
+    found = asked.use()
+    assert found["cpu"] == 0.25 and found["cpus"] == os.cpu_count() and found["gpus"] == []
+    assert (found["memory"], found["memory_total"]) == (750 * 1024, 1000 * 1024)
+    stat.unlink()
+    memory.unlink()
+    monkeypatch.setattr(machine, "_FRESH", 0.0)
+    found = asked.use()
+    assert found["cpu"] is found["memory"] is found["memory_total"] is None, "what the system does not say"
 
 
 def test_ctrl_c_ends_it(folder, tmp_path):

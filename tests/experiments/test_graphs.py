@@ -457,3 +457,23 @@ def test_behavior_is_measured_in_a_graph(source, tmp_path, cache, monkeypatch):
     for more, words in (({"tasks": "recall"}, "expected a list of tasks"), ({"also": ["x"]}, "goes with tasks")):
         with pytest.raises(UserError, match=words):
             Graph().evaluation("e", "end", f"jsonl:{questions[0]}", **more)
+
+
+def test_the_time_of_a_plan_is_that_of_its_longest_chain():
+    """Of 10 + 20 s one after the other and 5 s beside them; of many beside each other it is their sum over the slots."""
+
+    def steps(*nodes):
+        g = Graph()
+        for name, parents, _ in nodes:
+            g.call(name, "m:f", of=[f"node:{parent}" for parent in parents])
+        return [
+            plan.Step(g.nodes[name], None, "new", pathlib.Path(name), seconds=seconds) for name, _, seconds in nodes
+        ]
+
+    chain = steps(("a", (), 10.0), ("b", ("a",), 20.0), ("c", (), 5.0))
+    assert [plan.totals(chain, slots) for slots in (1, 4)] == [
+        "3 nodes: 3 new; about 35 s",
+        "3 nodes: 3 new; about 30 s",
+    ]
+    many = steps(*((f"n{n}", (), 10.0) for n in range(8)))
+    assert plan.totals(many, 2) == "8 nodes: 8 new; about 40 s"

@@ -3,7 +3,9 @@
 import json
 import math
 import operator
+import re
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ import pytest
 from experiments import continual, data_efficiency, images, laws, plays, rates, scaling, schedules, stages
 from experiments import verdicts as claims
 from ptft_jax.reporting import plots
-from tests.processes import HURRY, run
+from ptft_jax.verbs import carrying, experiment, scripts
+from tests.processes import HURRY, ROOT, run
 
 HOLDS, FAILS, UNSHOWN = "holds", "does not hold", "not shown"
 
@@ -62,6 +65,19 @@ def test_transfer():
     assert [found[f"era 0 after {era}"] for era in range(3)] == [1.0, 0.6, 0.4]
 
 
+def test_the_matrix_is_drawn(monkeypatch):
+    """Its mean over two seeds, cell by cell; the table has numbers alone."""
+    one, other = np.arange(12.0).reshape(4, 3).tolist(), np.full((4, 3), 2.0).tolist()
+    row = {name: [0.5, 0.5] for name in continual.NAMES} | {"recall": [one, other]}
+    measured = {way: row for way in continual.LABELS}
+    monkeypatch.setattr(plots, "svg", lambda figure: figure.axes[0])
+    heat = continual.figures(measured)[1:]
+    assert [axes.get_title(loc="left") for axes in heat] == [f"Recall: {said}" for said in continual.LABELS.values()]
+    cells = [text.get_text() for text in heat[0].texts]
+    assert cells == [f"{(value + 2) / 2:.3f}" for value in range(12)]
+    assert "recall" not in claims.rows_of(continual.LABELS, measured)[0]
+
+
 def test_the_regret_of_a_rate():
     """The narrow model's best is the second rate, the wide one's the first, by which it has 0.3 less."""
     measured = {f"narrow-{rate:g}": {"nll": [2.0]} for rate in scaling.RATES}
@@ -104,6 +120,26 @@ def test_the_law_is_told_and_drawn(monkeypatch):
         assert [dot.get_markerfacecolor() for dot in dots].count("white") == 1
     (runs,) = rows
     assert len(runs) == len(scaling.SIZES) - 1 and max(runs)[:2] == (12 * 2 * 64**2, 400 * 1024)
+
+
+def test_a_file_declares_a_graph(tmp_path, monkeypatch, capsys):
+    """As `ptft experiment --file` reads it, which writes nothing for a look."""
+    monkeypatch.chdir(ROOT)
+    values = {
+        "file": "experiments/stages.py",
+        "out": str(tmp_path / "out"),
+        "dry_run": True,
+        "executor": "inline",
+        "job": [],
+    }
+    args = types.SimpleNamespace(**values, max_parallel=1, retries=0, reuse=[], halve_micro_batch=False)
+    for module in (experiment, carrying, scripts):
+        monkeypatch.setattr(module, "flags", types.SimpleNamespace(FLAGS=args))
+    monkeypatch.setattr(claims, "flags", types.SimpleNamespace(FLAGS=args))
+    monkeypatch.setattr(experiment, "prepare_experiment", lambda: None)
+    assert experiment.main() == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^without-seed0 +run +new", said, re.M) and not (tmp_path / "out").exists()
 
 
 MINIATURES = {

@@ -5,14 +5,16 @@ import re
 import sys
 import types
 
+import numpy as np
 import pytest
 
 from ptft_jax.errors import UserError
 from ptft_jax.experiments import findings, launch, ranking, record, report, report_page
 from ptft_jax.experiments.nodes import Graph
-from ptft_jax.reporting import graph_drawing
+from ptft_jax.reporting import graph_drawing, plots
 from ptft_jax.reporting.page import Page
 from ptft_jax.reporting.progress import Reporter
+from ptft_jax.runs.workdir import Workdir
 from ptft_jax.verbs import carrying
 
 F = "tests.experiments.functions:"
@@ -247,3 +249,81 @@ def test_heads_of_columns_break_between_words(tmp_path):
     page.table([{"optimizer.learning_rate <x>": 1.0}])
     page.write(tmp_path / "x.html", "")
     assert "<th>optimizer.<wbr>learning_<wbr>rate &lt;x&gt;</th>" in (tmp_path / "x.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def by_hand(tmp_path_factory):
+    """Two points of a sweep with two seeds each, as runs by hand left them: the page, and the figures that were drawn."""
+    folder, drawn, made = tmp_path_factory.mktemp("hand"), [], {}
+    table = {0.1: ((1.0, 0.3), (1.2, 0.5)), 0.2: ((2.0, 0.9), (2.4, 1.1))}  # rate -> (gain, forgetting) of each seed
+    nodes = []
+    for rate, seeds in table.items():
+        for seed, (gain, forgetting) in enumerate(seeds):
+            name = f"rate-{rate:g}-seed{seed}"
+            made[name] = here = Workdir(folder / name)
+            here.path.mkdir()
+            evals = [{"kind": "eval", "step": step, "validation/nll": 4 - gain * step / 10} for step in (0, 5, 10)]
+            here.metrics.write_text("".join(json.dumps(one) + "\n" for one in evals))
+            here.samples.write_text(
+                json.dumps({"step": 10, "prompt": "To be", "text": f"or {rate:g}", "kind": "sample"}) + "\n"
+            )
+            here.summary.write_text(
+                json.dumps({"seconds": 10 * rate + seed, "step": 10, "tokens_seen": 100, "model_flops": rate * 1e9})
+            )
+            version = "0.9.1" if (rate, seed) == (0.2, 1) else "0.9.0"
+            here.environment.write_text(
+                json.dumps({"ptft_jax": "1", "python": "3.11", "packages": {"jax": version}, "devices": ["cpu"]})
+            )
+            one = row(name, {}, seed=seed, point={"optimizer.learning_rate": rate}, group="rate", kind="run")
+            transfer = {"target": {"gain": gain}, "source": {"forgetting": forgetting}}
+            one["result"] = {
+                "step": 10,
+                "after": {"validation/nll": 4 - gain},
+                "transfer": transfer,
+                "selected": {"metric": "validation/nll", "mode": "min"},
+            }
+            nodes.append(one)
+    found = ranking.compare(nodes)
+    outcomes = {one["name"]: {"status": "finished", "message": "", "seconds": 1.0} for one in nodes}
+    with pytest.MonkeyPatch.context() as patch:
+        svg = plots.svg
+        patch.setattr(plots, "svg", lambda figure: (drawn.append(figure.axes[0]), svg(figure))[1])
+        folders = {name: here.path for name, here in made.items()}
+        report_page.write(folder / "experiment.html", "Which?", ["ptft"], nodes, found, folders, outcomes)
+    return (folder / "experiment.html").read_text(), {axes.get_title(loc="left"): axes for axes in drawn}
+
+
+def test_bands_over_seeds(by_hand):
+    """At the last step 2.9 ± 0.1414 (3.0 and 2.8), and 1.8 ± 0.2828."""
+    axes = by_hand[1]["validation/nll"]
+    ends = {float(line.get_ydata()[-1]) for line in axes.lines}
+    assert sorted(ends) == pytest.approx([1.8, 2.9]) and len(axes.collections) == 2
+    heights = []
+    for band in axes.collections:
+        edges = band.get_paths()[0].vertices
+        heights.append(float(np.ptp(edges[edges[:, 0] == 10, 1])))
+    assert sorted(heights) == pytest.approx([2 * 0.2 / 2**0.5, 2 * 0.4 / 2**0.5])
+    assert "bands of one standard deviation" in by_hand[0]
+
+
+def test_what_was_traded_and_what_was_paid(by_hand):
+    """Means over seeds: forgotten 0.4 for a gain of 1.1, 1 for 2.2; 0.1 and 0.2 GFLOP for a loss of 2.9 and 1.8."""
+    _, drawn = by_hand
+    for title, expected in (
+        ("What was gained against what was forgotten", [(0.4, 1.1), (1.0, 2.2)]),
+        ("validation/nll against cost", [(1e8, 2.9), (2e8, 1.8)]),
+    ):
+        points = [line.get_xydata()[0] for line in drawn[title].lines if line.get_marker() == "o"]
+        np.testing.assert_allclose(sorted(map(tuple, points)), expected, rtol=1e-6)
+
+
+def test_samples_costs_and_what_runs_were_made_with(by_hand):
+    page, _ = by_hand
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page.replace("<wbr>", "")))
+    assert "To be or 0.2 or 0.1" in text, "the best first"
+    assert "4 runs took 8 s, 40 steps and 400 tokens. The last launch spent 4 s on nodes" in text
+    assert re.search(r"learning_rate=0.1 2 1.500 10 100\b", text) and re.search(
+        r"learning_rate=0.2 2 2.500 10 100\b", text
+    )
+    assert re.search(r"3 1 - 3.11 0.9.0\b.* 1 1 - 3.11 0.9.1\b", text)
+    assert "Not all runs were made with the same" in text
