@@ -1,5 +1,6 @@
 """`ptft bench`: turns, what is void, what a call keeps, and its command as docs/benchmarks.md has it."""
 
+import dataclasses
 import json
 import re
 import shlex
@@ -112,3 +113,13 @@ def test_pairs_beside_trl():
     """The losses of DPO's first steps are those of TRL's trainer, which `beside` looks at."""
     found = preferences.beside(cases.tiny(preferences.CASE), seconds=0.1)
     assert found["losses"]["TRL"][0] == pytest.approx(np.log(2), abs=1e-6) and set(found["sides"]) == {"ours", "TRL"}
+
+
+@pytest.mark.heavy
+def test_dpo_takes_little_more_memory_than_fine_tuning():
+    """Of the compiled step, with the reference's logits for some positions at a time; of a large vocabulary they weigh more than that without."""
+    shape = dict(vocab=8192, length=512, layers=4, width=256, heads=4)
+    found = preferences.memory(dataclasses.replace(preferences.CASE, shape=shape, model={}, rows=1))
+    whole = {name: sum(told.values()) for name, told in found.items()}
+    assert whole["DPO, 64 positions at a time"] < 1.1 * whole["fine-tuning, 64 positions at a time"]
+    assert whole["DPO"] > 1.1 * whole["fine-tuning"]
