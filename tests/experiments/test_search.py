@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from absl import flags as absl
 
 from ptft_jax.dashboard.views import Views
 from ptft_jax.errors import UserError
@@ -19,6 +20,7 @@ from ptft_jax.experiments.store import Kept
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training.hooks import Moment
+from ptft_jax.verbs import sweep
 from tests.experiments.test_graphs import config, planned
 
 optuna = pytest.importorskip("optuna")
@@ -357,6 +359,31 @@ def test_runs_that_are_pruned_go_on(tmp_path, text_file):
     ):
         wrong = Search(asked.axes, "grid", pruner="halving", metric="validation/nl", direction="min")
         search(made, wrong, tmp_path / "y", by=launch.executor("inline", 1), reporter=Reporter(quiet=True))
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"search": "tpe", "seeds": 2}, "--seeds=2: a trial is one run"),
+        ({"search": "tpe", "samples": 3}, "--samples=3: a trial is one run"),
+        ({"search": "tpe", "baseline": "x"}, "--baseline=x: trials of a search are compared with the best"),
+        ({"trials": 3}, "--trials=3: it is of --search alone"),
+        ({"metric": "gain"}, "--metric=gain: it is of --search alone"),
+        ({"direction": "max"}, "--direction=max: it is of --search alone"),
+        ({"pruner": "median"}, "--pruner=median: it is of --search alone"),
+    ],
+)
+def test_flags_of_the_other_kind_of_sweep(given, words, monkeypatch):
+    flags = absl.FlagValues()
+    with monkeypatch.context() as patch:
+        patch.setattr(absl, "FLAGS", flags)
+        for name, default in (("search", ""), ("metric", ""), ("direction", ""), ("pruner", "none"), ("baseline", "")):
+            absl.DEFINE_string(name, default, "", flag_values=flags)
+        for name, default in (("seeds", 1), ("samples", 1), ("trials", None)):
+            absl.DEFINE_integer(name, default, "", flag_values=flags)
+        flags(["sweep", *(f"--{name}={value}" for name, value in given.items())])
+        with pytest.raises(UserError, match=words):
+            sweep._check_search()
 
 
 def _one(made):
