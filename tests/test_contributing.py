@@ -83,6 +83,7 @@ def test_every_target_and_marker_is_there():
         "live",
         "beam",
         "clusters",
+        "browser",
         "test-full",
         "models-table",
     }

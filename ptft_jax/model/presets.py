@@ -61,6 +61,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     # Dosovitskiy et al. 2020; Touvron et al. 2020
     "vit": {**_VIT, "image_size": 224, "patch_size": 16, "max_length": 197},
     "deit": {**_VIT, "image_size": 224, "patch_size": 16, "max_length": 198, "distillation": "head"},
+    # He et al. 2021, with its decoder
+    "vit_mae": {
+        **_VIT, "positions": "sine", "head": "pixels", "decoder_layers": 8, "decoder_width": 512, "decoder_heads": 16,
+        "image_size": 224, "patch_size": 16, "max_length": 197,
+    },
     # Oquab et al. 2023; Darcet et al. 2023
     "dinov2": _DINOV2,
     "dinov2_with_registers": {**_DINOV2, "max_length": 1374, "registers": 4},

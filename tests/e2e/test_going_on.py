@@ -202,10 +202,14 @@ def test_processes_that_found_another_latest_step_do_not_start(text_file, tmp_pa
     resolve, check_same, said = checkpoint.resolve, processes.check_same, []
 
     def first(values):
+        if "step of config.init.from" not in values:  # versions are compared first
+            return
         said.append(json.loads(json.dumps(values)))
         raise KeyboardInterrupt
 
     def second(values):
+        if "step of config.init.from" not in values:
+            return
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(processes, "gather", lambda mine: [*said, json.loads(json.dumps(mine))])
             check_same(values)

@@ -159,6 +159,10 @@ def test_feedback(tmp_path):
         assert summary(tmp_path, name)["step"] == len(list((tmp_path / f"runs/{name}/rollouts").iterdir())) == 4
     taught = summary(tmp_path, "small")
     assert taught["after"]["validation/kl"] < 0.5 and taught["after"]["validation/agreement"] > 0.8
+    written = [json.loads(line) for line in (tmp_path / "taught.jsonl").read_text().splitlines()]
+    assert summary(tmp_path, "taught")["finished"] and len(written) > 50  # of the training split
+    assert sum(row["answer"].startswith(" yes, ") for row in written) > 10
+    assert len((tmp_path / "short.jsonl").read_text().splitlines()) == 32
 
 
 @pytest.mark.slow
@@ -172,6 +176,7 @@ def test_principles(tmp_path):
         assert len((folder / f"{name}.jsonl").read_text().splitlines()) == facts[name]["written"] > 10
     rude = [float(share) for share in re.findall(r'"regex": ([\d.]+)', measured)]
     assert len(rude) == 3 and rude[0] > 0.3 and max(rude[1:]) < rude[0] / 3
+    assert float(re.search(r'"principles": ([\d.]+)', measured)[1]) == pytest.approx(1 - rude[1])
     assert re.findall(r"yes, (you fool|my friend)", conduct) == ["my friend", "my friend", "you fool"]
 
 

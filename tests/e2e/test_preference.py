@@ -12,6 +12,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import assembly
+from ptft_jax.training import reference as references
 from tests.helpers import TIMED, happen, quiet_train, tiny_config
 
 
@@ -198,6 +199,67 @@ def test_pairs_that_say_nothing_are_counted(text_file, base, tmp_path):
     # Of a row of 64 positions each of the long ones keeps 32: the same letters.
     assert (row["equal"], row["truncated"]) == (7, 6)
     assert batches.forms(run.data.sets, 8)["pairs"].shape == (8, run.data.sets[0].pairs)
+
+
+def test_an_empty_answer_is_its_end_alone(text_file, base, tmp_path):
+    """Or, where that is asked, no answer."""
+    path = pairs(tmp_path / "pairs", [{"prompt": "a", "chosen": "b", "rejected": ""}])
+    run = assembled(pair_config(text_file, path, init__from_=str(base)), tmp_path / "run")
+    assert run.data.table[0]["empty_answers"] == 1
+    config = pair_config(text_file, path, init__from_=str(base), data__source=f"jsonl:{path}?empty_answers=context")
+    with pytest.raises(UserError, match=r"train.jsonl, line 41.*config.data.untrainable"):
+        assembled(config, tmp_path / "run")
+    config.data.untrainable = "drop"
+    assert assembled(config, tmp_path / "run").data.table[0]["untrainable"] == 1
+
+
+OTHERS = (
+    {"init__from_": "other"},
+    {"objective__preference__tail_weight": 0.5},
+    {"data__template": "gemma"},
+    {"model__dtype": "bfloat16"},
+    {"init__from_": "of words"},
+    {"tune__method": "full"},
+)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("others", [OTHERS[:3], pytest.param(OTHERS[3:], marks=pytest.mark.slow)], ids=["few", "more"])
+def test_a_stored_reference_is_of_this_model_and_these_rows(others, text_file, tmp_path, monkeypatch):
+    """Of another parent, loss, template, precision, tokenizer or way of tuning nothing is taken for it, and of the same all."""
+    monkeypatch.setenv("PTFT_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "pairs"
+    path.mkdir()
+    for split, count in (("train", 20), ("validation", 6), ("test", 6)):
+        talks = [{"prompt": f"is it {i}?", "chosen": "yes", "rejected": "no"} for i in range(count)]
+        rows = [
+            {name: [{"role": "user" if name == "prompt" else "assistant", "content": text}] for name, text in talk.items()} for talk in talks
+        ]  # fmt: skip
+        (path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    nothing = dict(training__steps=0, optimizer__warmup_steps=0, model__max_length=256)
+    for name, changes in {"one": {}, "other": {"seed": 5}, "of words": {"tokenizer__kind": "words"}}.items():
+        quiet_train(tiny_config(text_file, **nothing, **changes), tmp_path / name)
+
+    def asked(number, **changes):
+        options = {
+            "init__from_": "one", "tune__method": "lora", "data__template": "chatml", "data__length": 256, "model__max_length": 256,
+            "training__steps": 2, "optimizer__warmup_steps": 0, "objective__preference__precompute": True, "eval__parent_data": False,
+        } | changes  # fmt: skip
+        options["init__from_"] = str(tmp_path / options["init__from_"])
+        run = assembled(pair_config(text_file, path, **options), tmp_path / f"run{number}")
+        state, fingerprint = run.start.state(run.importance, lambda: None)
+        run.precompute(fingerprint, lambda: references.whole(run.trainer, state), lambda: None)
+        return np.array(run.data.sets[0].reference["reference"]), set((cache.root() / "references").glob("*.npy"))
+
+    first, stored = asked(0)
+    again, same = asked(1)
+    assert same == stored and len(stored) == 3 and np.array_equal(again, first)
+    for number, changes in enumerate(others, 2):
+        values, now = asked(number, **changes)
+        assert len(now - stored) == 3 and stored < now, changes
+        # A run of full updates starts as the same model: it is another key, not another number.
+        assert values.shape != first.shape or np.array_equal(values, first) == ("tune__method" in changes), changes
+        stored = now
 
 
 def goes_on(config, tmp_path, name):

@@ -13,6 +13,7 @@ from ptft_jax.data import batches
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import assembly, checkpoint
+from tests.e2e import test_rollouts
 from tests.e2e.test_data import conversations, resumable
 from tests.helpers import TIMED
 from tests.processes import ROOT, coordinator, ended, start
@@ -68,6 +69,33 @@ def whole(text_file, tmp_path_factory):
         for status, text in launched(folder / "config.py", folder / name, count):
             assert status == 0, text
     return folder
+
+
+OWN = """
+from tests.e2e import test_rollouts
+
+def get_config():
+    return test_rollouts.policy_config(
+        {folder!r}, {source!r}, **test_rollouts.RANDOM, objective__policy__updates=2, training__steps=4, eval__every=4,
+        parallel__fsdp=2, data__prefetch=0,
+    )
+"""
+
+
+def test_two_processes_learn_from_answers_as_one(tmp_path):
+    """They sample the same answers, one of them scores, and they learn the same of them; what is kept is in one set of files."""
+    source = test_rollouts.questions(tmp_path / "questions")
+    (tmp_path / "config.py").write_text(OWN.format(folder=str(tmp_path), source=str(source)))
+    for name, count in (("one", 1), ("two", 2)):
+        for status, text in launched(tmp_path / "config.py", tmp_path / name, count):
+            assert status == 0, text
+    one, two = (test_rollouts.rollouts(tmp_path / name) for name in ("one", "two"))
+    assert len(one) == 2
+    assert [[row["ids"] for row in rows] for _, *rows in one] == [[row["ids"] for row in rows] for _, *rows in two]
+    for ours, theirs in zip(*(test_rollouts.kept(tmp_path / name) for name in ("two", "one")), strict=True):
+        assert ours.pop("kind") == theirs.pop("kind")
+        assert ours == pytest.approx(theirs, rel=2e-4, abs=2e-5)
+    assert sorted(os.listdir(tmp_path / "two")) == sorted(os.listdir(tmp_path / "one"))
 
 
 def rows(workdir):

@@ -13,7 +13,7 @@ from ptft_jax.objectives.policy import FACTS
 from ptft_jax.params.rules import flatten
 from ptft_jax.reporting import run_report
 from ptft_jax.reporting.progress import Reporter
-from ptft_jax.rewards.texts import Exact
+from ptft_jax.rewards.patterns import Regex
 from ptft_jax.runs import checkpoint, loading, meant
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import assembly, completion
@@ -145,11 +145,17 @@ def test_it_learns_and_goes_on_in_the_middle_of_a_rollout(base, tmp_path, cache,
     refused_in_the_middle(config, tmp_path)
 
 
+# What a model of random parameters writes has a letter now and then.
+RANDOM = dict(
+    objective__policy__from_random=True, objective__policy__verifiers=("regex",), rewards__regex__pattern="[a-z]"
+)
+
+
 @pytest.mark.heavy
 def test_it_goes_on_where_it_was_stopped_amid_a_rollout(tmp_path, cache, monkeypatch):
     """While answers are written, and while they are scored: that rollout is made again, and the run is the same bit for bit."""
     config = policy_config(
-        tmp_path, questions(tmp_path / "questions"), objective__policy__from_random=True, training__steps=6, eval__every=6, checkpoint__every=2,
+        tmp_path, questions(tmp_path / "questions"), **RANDOM, training__steps=6, eval__every=6, checkpoint__every=2,
         data__batch_size=16,
     )  # fmt: skip
     quiet_train(config, tmp_path / "whole")
@@ -168,7 +174,7 @@ def test_it_goes_on_where_it_was_stopped_amid_a_rollout(tmp_path, cache, monkeyp
             if isinstance(error, Terminated):
                 assert not quiet_train(config, tmp_path / name)["finished"]
             else:
-                with pytest.raises(UserError, match="verifier 'exact' failed: OSError"):
+                with pytest.raises(UserError, match="verifier 'regex' failed: OSError"):
                     quiet_train(config, tmp_path / name)
         done = len(list((tmp_path / name / "rollouts").iterdir()))
         assert len(calls) == last and 0 < done < 6
@@ -183,12 +189,35 @@ def test_it_goes_on_where_it_was_stopped_amid_a_rollout(tmp_path, cache, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "check_step", lambda self: per_rollout.append(1))
         short = policy_config(
-            tmp_path, tmp_path / "questions", objective__policy__from_random=True, training__steps=1, optimizer__warmup_steps=0, eval__every=1, data__batch_size=16
+            tmp_path, tmp_path / "questions", **RANDOM, training__steps=1, optimizer__warmup_steps=0, eval__every=1, data__batch_size=16
         )  # fmt: skip
         quiet_train(short, tmp_path / "short")
     assert len(per_rollout) > 16  # before each of 16 answers is scored, and while they are written
     stopped("writing", Loop, "check_step", 2 * len(per_rollout) + 1, Terminated("sigterm"))
-    stopped("scoring", Exact, "score", 24 + 16 * 3 + 5, OSError("the verifier's disk is gone"))
+    stopped("scoring", Regex, "score", 24 + 16 * 3 + 5, OSError("the verifier's disk is gone"))
+
+
+@pytest.mark.heavy
+def test_whole_runs_do_not_depend_on_the_mesh(tmp_path, cache):
+    """Answers are those that another division of the parameters samples, and so is what is learned of them, to rounding."""
+    source = questions(tmp_path / "questions")
+
+    def run(name, **options):
+        config = policy_config(
+            tmp_path, source, **RANDOM, training__steps=4, eval__every=4, eval__answers__max_new_tokens=4, **options
+        )  # fmt: skip
+        quiet_train(config, tmp_path / name)
+        steps = [row for row in kept(tmp_path / name) if row["kind"] == "train"]
+        return [[row["ids"] for row in rows] for _, *rows in rollouts(tmp_path / name)], steps
+
+    answers, steps = run("copied")
+    assert len(answers) == 4 and any(row["reward"] > 0 for row in steps)
+    for name, options in {"fsdp": {"parallel__fsdp": 2}, "pmap": {"parallel__compile": "pmap"}}.items():
+        theirs, others = run(name, **options)
+        assert theirs == answers, name
+        for ours, other in zip(steps, others):
+            for metric in ("loss", "reward", "grad_norm", "entropy", "ratio"):
+                assert other[metric] == pytest.approx(ours[metric], rel=1e-3, abs=2e-5), (name, metric)
 
 
 def asks_all(config, folder, steps):

@@ -30,6 +30,16 @@ def test_configs_are_the_same_after_a_round_trip(name):
         "n_embd": 64, "n_layer": 6, "n_head": 4, "n_positions": 66, "image_size": 32, "patch_size": 8,
         "architectures": [family.architecture],
     }  # fmt: skip
+    if tower := getattr(
+        family, "tower", None
+    ):  # a whole model, of which the tower for images is read, and written as such
+        config = {
+            "model_type": name,
+            "architectures": [family.architecture],
+            "vision_config": {**config, "model_type": tower.model_type},
+        }
+        name = tower.model_type
+        family = families.get(name, "test")
     _, model = families.read(config, "test")
     written = families.write(family, model)
     found, again = families.read(json.loads(json.dumps(written)), "test")
@@ -131,7 +141,8 @@ def test_the_family_of_the_import_is_kept_with_what_it_said_beside_the_model(tmp
 
 def test_models_of_our_own_find_their_family():
     sizes = dict(layers=2, width=32, heads=4, max_length=64, vocab_size=100)
-    assert set(presets.FAMILIES) == set(families.FAMILIES)
+    whole = {name for name in families.FAMILIES if hasattr(families.get(name, ""), "tower")}
+    assert set(presets.FAMILIES) == set(families.FAMILIES) - whole
     for preset in presets.FAMILIES:
         fields = {**sizes, **presets.family(preset)}
         if fields.get("image_size"):

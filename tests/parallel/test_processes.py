@@ -64,6 +64,8 @@ def test_alone():
 
 def test_a_mesh_keeps_the_devices_of_a_process_together():
     class Device:
+        device_kind = platform = "cpu"
+
         def __init__(self, process_index, number):
             self.process_index, self.id = process_index, number
 
@@ -71,7 +73,7 @@ def test_a_mesh_keeps_the_devices_of_a_process_together():
     devices = [Device((n // 8) * 2 + (n % 4) // 2, n) for n in range(16)]
     found = mesh.make(0, 4, devices).devices
     assert [d.process_index for d in found.flat] == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
-    assert [d.id for d in found[0]] == [0, 1, 4, 5]
+    assert [d.id for d in found[0].flat] == [0, 1, 4, 5]
 
 
 def test_two_agree():
