@@ -12,6 +12,7 @@ import pytest
 from ptft_jax.reporting.clock import Clock
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs.saving import Checkpoints
+from ptft_jax.runs.tiers import Tiers
 from ptft_jax.training import assembly
 from ptft_jax.training.execution import Execution
 from tests.helpers import quiet_train, tiny_config
@@ -57,8 +58,12 @@ def measure(text_file, folder):
         config = _config(text_file, parent)
         for what in ("start", "resume"):
             run = assembly.Run(config, workdir, Reporter(quiet=True))
-            with Peak() as peak, Checkpoints(workdir, mode="min", **run.checkpoint_options) as checkpoints:
-                state, step, _ = Execution(run, 0, Clock())._resume_or_start(checkpoints, lambda: None)
+            with (
+                Peak() as peak,
+                Checkpoints(workdir, mode="min", **run.checkpoint_options) as saved,
+                Tiers(run.local, workdir, "min", saved) as tiers,
+            ):
+                state, step, _ = Execution(run, 0, Clock())._resume_or_start(saved, tiers, lambda: None)
             size = sum(a.nbytes for a in jax.tree.leaves(state))
             assert size > 20e6 and step == (0 if what == "start" else 2)
             assert peak.bytes < 1.1 * size, f"{what} of {workdir}: {peak.bytes / size:.2f} times the state"
