@@ -51,7 +51,7 @@ def run(text_file, tmp_path_factory):
     assert summary["after"]["test/accuracy"] == summary["after"]["test/f1_macro"] == 1.0
     assert summary["confusion"]["test"]["classes"] == ["new", "odd", "plain"]
     run_report.write([folder / "run"], folder / "report.html")
-    assert "as plain" in (folder / "report.html").read_text()
+    assert ">plain</text>" in (folder / "report.html").read_text(), "which was taken for which"
     return folder / "run"
 
 

@@ -139,7 +139,7 @@ def test_a_chatbot_and_its_rates(tmp_path):
 
 
 def test_feedback(tmp_path):
-    _, printed, exported, *_ = carry_out("feedback", tmp_path)
+    _, printed, _, exported, *_ = carry_out("feedback", tmp_path)
     run = summary(tmp_path, "dpo")
     assert run["before"]["validation/accuracy"] == 0.5 and run["after"]["validation/accuracy"] > 0.9
     assert run["transfer"]["source"]["before"] == pytest.approx(
@@ -160,8 +160,9 @@ def test_feedback(tmp_path):
     taught = summary(tmp_path, "small")
     assert taught["after"]["validation/kl"] < 0.5 and taught["after"]["validation/agreement"] > 0.8
     written = [json.loads(line) for line in (tmp_path / "taught.jsonl").read_text().splitlines()]
-    assert summary(tmp_path, "taught")["finished"] and len(written) > 50  # of the training split
-    assert sum(row["answer"].startswith(" yes, ") for row in written) > 10
+    # Of the training split; the base knows two kinds of answers, and writes the likelier one.
+    assert len(written) > 50 and all(row["answer"].startswith((" yes, ", " no")) for row in written)
+    assert summary(tmp_path, "taught")["after"]["validation/nll"] < 1
     assert len((tmp_path / "short.jsonl").read_text().splitlines()) == 32
 
 
