@@ -10,6 +10,7 @@ from ptft_jax.runs import loading
 from ptft_jax.verbs import export
 from tests.helpers import quiet_train, tiny_config
 
+pytest.importorskip("lm_eval", reason="needs ptft_jax[lm-eval], which make live does not install")
 pytestmark = pytest.mark.live
 CITIES = ["Paris", "Rome", "Oslo", "Bern"]
 COMMON = "dataset_path: json\ndataset_kwargs: {{data_files: {{test: {data}, train: {data}}}}}\ntest_split: test\nfewshot_split: train\nmetadata: {{version: 1}}\n"
@@ -24,7 +25,6 @@ TASKS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    pytest.importorskip("lm_eval")
     made = tmp_path_factory.mktemp("tasks")
     with open(made / "q.jsonl", "w") as file:
         for n in range(12):
