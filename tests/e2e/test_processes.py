@@ -203,8 +203,9 @@ def test_one_that_hangs_is_named_and_the_same_command_goes_on(whole, tmp_path):
     ended = launched(file, tmp_path / "run", 2, {1: "hang@6"}, {0: watched, 1: watched})
     assert [status for status, _ in ended] == [143, 143], ended
     text = ended[0][1]
-    behind = text[text.index("process 1 on ") :].splitlines()
-    assert "behind the others:" in behind[0] and any("wait" in line for line in behind[1:5]), text
+    # The other may be at the same step, where it waits for numbers of this one.
+    hangs = text[text.index("process 1 on ") :].splitlines()
+    assert any("wait" in line for line in hangs[1:5]), text
     assert sorted(path.name for path in (tmp_path / "run/hung").glob("*.json")) == ["process-0.json", "process-1.json"]
     [saved] = Workdir(tmp_path / "run").steps()[-1:]
     mesh = {number: ["--config.parallel.fsdp=1"] for number in range(4)}
