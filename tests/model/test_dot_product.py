@@ -238,7 +238,26 @@ def test_only_a_gpu_is_given_what_only_a_gpu_has(monkeypatch):
     assert not fused_on(implementation="xla", platforms=("cuda",))
 
 
-def test_without_cudnn_nothing_changes():
+def test_without_cudnn_nothing_changes(monkeypatch):
+    """Nor where it takes a size, but not its gradient."""
+
+    def absent(*_):
+        raise RuntimeError("cuDNN is not detected.")
+
+    @jax.custom_vjp
+    def one_way(q):
+        return q
+
+    def refused(*_):
+        raise NotImplementedError("Unsupported sequence length")
+
+    one_way.defvjp(lambda q: (q, None), refused)
+    for fused in (absent, lambda scale, q, k, v, seen: one_way(q)):
+        monkeypatch.setattr(dot_product, "_fused", fused)
+        as_with_xla()
+
+
+def as_with_xla():
     q, k, v, _ = made(128, dtype="bfloat16")
     both = [
         jax.jit(lambda *x, how=how: attention(*x, Seen(), scale=0.3, implementation=how)) for how in ("auto", "xla")
