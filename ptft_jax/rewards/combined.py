@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ptft_jax.config.field import number
 from ptft_jax.errors import UserError
-from ptft_jax.rewards.base import Score, Task, Unscored, Verifier, checked, scored_all
+from ptft_jax.rewards.base import Score, Task, Unscored, Verifier
+from ptft_jax.rewards.of_parts import OfParts
 
 
-class Combined(Verifier):
+class Combined(OfParts):
     """The sum of weight * score of others. A weight below 0 makes a penalty of a score."""
 
     def __init__(self, parts: Mapping[str, Verifier], weights: Mapping[str, float]):
@@ -19,23 +20,12 @@ class Combined(Verifier):
         for name, weight in weights.items():
             if wrong := number(weight) or ("" if weight else "0: it adds nothing; leave the verifier out"):
                 raise UserError(f"config.rewards.combined.parts: the weight of {name!r}: {wrong}")
-        self._parts, self._weights = parts, weights
-        self.batch = max(part.batch for part in parts.values())
+        super().__init__(parts)
+        self._weights = weights
         self.partial = any(part.partial for part in parts.values())
         self.several = any(part.several for part in parts.values())
 
-    def check(self, task: Task) -> None:
-        for name, part in self._parts.items():
-            checked(name, part, task)
-
-    def score(self, answer: str, task: Task) -> Score | Unscored:
-        return self.score_all([answer], [task])[0]
-
-    def score_all(self, answers: Sequence[str], tasks: Sequence[Task]) -> list[Score | Unscored]:
-        found = {name: scored_all(name, part, answers, tasks) for name, part in self._parts.items()}
-        return [self._sum(dict(zip(found, scores))) for scores in zip(*found.values())]
-
-    def _sum(self, found: Mapping[str, Score | Unscored]) -> Score | Unscored:
+    def joined(self, found: Mapping[str, Score | Unscored], task: Task) -> Score | Unscored:
         reasons, total, members = [], 0.0, ()
         for name, score in found.items():
             if isinstance(score, Unscored):
@@ -48,18 +38,7 @@ class Combined(Verifier):
     def models(self) -> dict[str, Any]:
         return {name: model for part in self._parts.values() for name, model in part.models().items()}
 
-    def share(self, models: dict[tuple[str, str], Any]) -> None:
-        for part in self._parts.values():
-            part.share(models)
-
     def strictly(self) -> None:
         for part in self._parts.values():
             part.strictly()
         self.partial = any(part.partial for part in self._parts.values())
-
-    def notes(self) -> list[str]:
-        return [note for part in self._parts.values() for note in part.notes()]
-
-    def close(self) -> None:
-        for part in self._parts.values():
-            part.close()

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ptft_jax.config.field import number
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.rewards import constitution
-from ptft_jax.rewards.base import Score, Task, Unscored, Verifier, checked, scored_all
+from ptft_jax.rewards.base import Score, Task, Unscored, Verifier
 from ptft_jax.rewards.constitution import Check, Principle
+from ptft_jax.rewards.of_parts import OfParts
 from ptft_jax.runs import source as restore
 
 _FIELD = "config.rewards.principles"
 _STEP = re.compile(r"@\d+(#[^#]*)?$")  # of a reference to a run
 
 
-class Principles(Verifier):
+class Principles(OfParts):
     """The weights of the principles whose checks an answer keeps, over those of all that have a check: from 0 to 1."""
 
     def __init__(self, file: str, weights: Sequence[tuple[str, float]], unscored: str, plugins: tuple[str, ...] = ()):
@@ -34,9 +34,8 @@ class Principles(Verifier):
                 f"{_FIELD}.file = {file!r}: no principle has a check, so nothing says whether an answer keeps one"
             )
         self._weights = self._weighed(weights)
-        self._parts = {one.name: self._made(one, plugins) for one in found if one.check is not None}
         self.partial = self._drops
-        self.batch = max(part.batch for part in self._parts.values())
+        super().__init__({one.name: self._made(one, plugins) for one in found if one.check is not None})
 
     def _weighed(self, weights: Sequence[tuple[str, float]]) -> dict[str, float]:
         given = dict(weights)
@@ -66,18 +65,7 @@ class Principles(Verifier):
                 )
         return part
 
-    def check(self, task: Task) -> None:
-        for name, part in self._parts.items():
-            checked(name, part, task)
-
-    def score(self, answer: str, task: Task) -> Score | Unscored:
-        return self.score_all([answer], [task])[0]
-
-    def score_all(self, answers: Sequence[str], tasks: Sequence[Task]) -> list[Score | Unscored]:
-        found = {name: scored_all(name, part, answers, tasks) for name, part in self._parts.items()}
-        return [self._share(dict(zip(found, each)), task) for each, task in zip(zip(*found.values()), tasks)]
-
-    def _share(self, found: Mapping[str, Score | Unscored], task: Task) -> Score | Unscored:
+    def joined(self, found: Mapping[str, Score | Unscored], task: Task) -> Score | Unscored:
         against = []
         for name, score in found.items():
             if isinstance(score, Unscored):
@@ -95,14 +83,6 @@ class Principles(Verifier):
     def strictly(self) -> None:
         self._drops = self.partial = True  # its checks are strict already
 
-    def share(self, models: dict[tuple[str, str], Any]) -> None:
-        for part in self._parts.values():
-            part.share(models)
-
     def notes(self) -> list[str]:
         left = [f"principles without a check are not counted: {', '.join(self._unchecked)}"] if self._unchecked else []
-        return [*left, *(note for part in self._parts.values() for note in part.notes())]
-
-    def close(self) -> None:
-        for part in self._parts.values():
-            part.close()
+        return [*left, *super().notes()]

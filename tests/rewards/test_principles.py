@@ -49,8 +49,8 @@ def test_the_score_is_the_share_of_the_weights_of_what_is_kept(tmp_path):
         assert verifier.notes() == ["principles without a check are not counted: kind"]
         verifier.close()
     with pytest.raises(UserError, match="principle 'polite': its check gave no score: .*unscored='drop'"):
-        plain._share({"polite": Unscored("late")}, TASK)
-    assert made(tmp_path, unscored="drop")._share({"polite": Unscored("late")}, TASK) == Unscored("polite: late")
+        plain.joined({"polite": Unscored("late")}, TASK)
+    assert made(tmp_path, unscored="drop").joined({"polite": Unscored("late")}, TASK) == Unscored("polite: late")
 
 
 @pytest.mark.parametrize(

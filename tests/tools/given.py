@@ -1,10 +1,10 @@
 """Tools of tests, which a config names as a plugin."""
 
 import os
-import time
 
 from ptft_jax.config.tools import ToolSpec
 from ptft_jax.tools.base import Tool
+from tests.unruly import misbehave
 
 
 def following(letter: str) -> str:
@@ -14,16 +14,8 @@ def following(letter: str) -> str:
 
 def unruly(what: str, times: int = 1):
     """Does what no tool should, and gives the number of its process where it is asked for that."""
+    misbehave(what)
     match what:
-        case "raise":
-            raise KeyError("nothing here")
-        case "hang":
-            while True:
-                time.sleep(0.01)
-        case "exit":
-            raise SystemExit("enough")
-        case "end":
-            os._exit(3)
         case "huge":
             return "é" * 10_000_000
         case "pid":
