@@ -56,6 +56,11 @@ class Job:
         """What the job was given."""
         return self.folder / "files"
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether it is not over. One that is prepared alone is: its process was killed before it asked for machines."""
+        return self.there or self.state not in (*ENDED, "prepared")
+
     def become(self, **values: Any) -> None:
         """Changes fields, and writes the record."""
         for name, value in values.items():
@@ -129,10 +134,7 @@ def new(request: Request) -> Job:
     folder = root() / request.name
     if (folder / RECORD).is_file():
         before = _read(folder / RECORD)
-        if before.there or before.state not in (
-            *ENDED,
-            "prepared",
-        ):  # prepared alone: its process was killed before it asked
+        if before.goes_on:
             raise UserError(
                 f"--name={request.name}: was launched {before.created} on {before.request.on}, and is {before.state}"
                 f"{', its machines may be there' if before.there else ''}: ptft launch --name={request.name} --follow or --delete, or take another --name"

@@ -94,7 +94,7 @@ def _read(name: str, workdir: pathlib.Path) -> Row:
     """All that a run left but its checkpoints; "summary" is None of one that has not finished."""
     here = Workdir(workdir)
     here.check("--run")
-    metrics, summary = here.read_metrics(), here.read_summary()
+    metrics, summary, answers = here.read_metrics(), here.read_summary(), here.read_answers()
     return {
         "name": name,
         "workdir": str(workdir),
@@ -110,15 +110,11 @@ def _read(name: str, workdir: pathlib.Path) -> Row:
         "evals": [r for r in metrics if r["kind"] == "eval"],
         "samples": here.read_samples(),
         "pictures": here.read_pictures(),
-        "answers": _last_answers(here),
-        "answers_against_start": against_start(here.read_answers(), summary["best_step"] if summary else None),
+        "answers": [
+            row for row in answers if row["step"] == answers[-1]["step"]
+        ],  # of the last evaluation that had any
+        "answers_against_start": against_start(answers, summary["best_step"] if summary else None),
     }
-
-
-def _last_answers(here: Workdir) -> list[dict[str, Any]]:
-    """Those of the last evaluation that had questions answered."""
-    answers = here.read_answers()
-    return [row for row in answers if row["step"] == answers[-1]["step"]]
 
 
 def _seconds_by(here: Workdir, summary: Mapping[str, Any] | None) -> dict[str, float]:

@@ -117,5 +117,8 @@ def with_neighbors(builder: Any, tokenizer: Tokenizer, model: Any, data: Any) ->
 
     fingerprint = cache.digest("chunks-1", index.fingerprint, tok.fingerprint(tokenizer), str((s.chunk, s.k, s.length)))
     neighbors = Neighbors(s.index, s.chunk, s.k, s.length, fingerprint, tokenizer)
+    vars(neighbors)["_index"] = (
+        index  # it has just been opened, and its files looked at; copies in workers open their own
+    )
     neighbors.of_length(data.length)
     return dataclasses.replace(builder, neighbors=neighbors)

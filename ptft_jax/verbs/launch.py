@@ -199,7 +199,7 @@ def _follow(name: str, pause: Callable[[], None]) -> int:
 def _delete(name: str, pause: Callable[[], None]) -> int:
     with record.held(record.read(name).request.name):
         job = record.read(name)
-        if not job.there and job.state in (*record.ENDED, "prepared"):
+        if not job.goes_on:
             say(f"{name}: {job.state}; nothing of it is left")
             return 0
         return _deleted(job, places.place(job, Shell(printed), pause))

@@ -9,7 +9,6 @@ from ptft_jax.objectives.preference import Answers
 from ptft_jax.objectives.reference_free import CPO, ORPO, SimPO, SLiC
 
 LENGTHS = np.array([[4, 3], [3, 6], [1, 5], [7, 7]])
-NAMES = ("sigmoid", "hinge", "robust", "exo_pair", "nca_pair", "apo_zero", "apo_down", "ipo", "sigmoid_norm")
 # TRL's coefficient of the alpha divergence is 1 less the paper's alpha.
 OURS = {
     "sigmoid": DPO(),

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import jax
 import pytest
@@ -34,6 +35,11 @@ def test_it_is_silent_while_something_moves_and_without_a_limit(tmp_path):
     for seconds in (0.0, 3600.0):
         with Watch(tmp_path, seconds, pytest.fail, ended.set).watching():
             pass
+    watch = Watch(tmp_path, 1.0, pytest.fail, ended.set)
+    with watch.watching():
+        for _ in range(15):  # longer than the limit, all together
+            watch.moved()
+            time.sleep(0.1)
     assert not ended.is_set() and not (tmp_path / "hung").exists()
 
 

@@ -238,7 +238,7 @@ class _Driven:
         self._here.leave.unlink(missing_ok=True)
         if (record.root() / self._asked.name / record.RECORD).is_file():
             job = record.read(self._asked.name)
-            if job.there or job.state not in (*record.ENDED, "prepared"):
+            if job.goes_on:
                 return job, False
         for path in (self._here.outcome, self._here.began):
             path.unlink(missing_ok=True)
