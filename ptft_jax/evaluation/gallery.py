@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -23,10 +24,11 @@ def rows(
     objective: Any,
     model: Any,
     params: Any,
-    batches: Sequence[Rows],
+    batches: Iterable[Rows],
     classes: Sequence[str],
     count: int,
     check: Callable[[], None] = lambda: None,
+    copied: jax.sharding.Sharding | None = None,
 ) -> list[dict[str, Any]]:
     """What is shown of a set of images.
 
@@ -36,15 +38,21 @@ def rows(
       classes: names.
       count: mistakes at most, and as many of the first images; of masked images, those.
       check: is called between batches, and may raise to end it.
+      copied: where what is read comes to; needed where this is one of several processes, which all have to call this with the same batches.
 
     Returns:
       Rows with "kind" ("mistake" or "example": "class", "named", "probability", "image"; "hidden": "image", "seen", "made"), and the "number" of the
       image in the set; images in base 64, as `ptft_jax.data.pictures.decoding.decoded` reads them.
     """
     if model.spec.head == "pixels":
-        found = _hidden(objective, model, params, batches, count, check)
+        predicted = jax.jit(lambda params, batch: _made(objective, model, params, batch), out_shardings=copied)
+        found = _hidden(model.spec, functools.partial(predicted, params), batches, count, check)
     elif model.spec.head == "classes":
-        found = _named(objective, model, params, batches, classes, count, check)
+        named = jax.jit(
+            lambda params, batch: jax.nn.softmax(model.logits(params, objective.hidden(model, params, batch))),
+            out_shardings=copied,
+        )
+        found = _named(functools.partial(named, params), batches, classes, count, check)
     else:
         return []
     return list(found)
@@ -56,23 +64,18 @@ def _packed(image: np.ndarray) -> str:
 
 
 def _named(
-    objective: Any,
-    model: Any,
-    params: Any,
-    batches: Sequence[Rows],
+    probabilities: Callable[[Rows], jax.Array],
+    batches: Iterable[Rows],
     classes: Sequence[str],
     count: int,
     check: Callable[[], None],
 ) -> Iterator[dict[str, Any]]:
-    probabilities = jax.jit(
-        lambda params, batch: jax.nn.softmax(model.logits(params, objective.hidden(model, params, batch)))
-    )
     mistakes: list[tuple[float, dict[str, Any]]] = []
     examples: list[dict[str, Any]] = []
     number = 0
     for batch in batches:
         check()
-        found_BC = np.asarray(probabilities(params, batch))
+        found_BC = np.asarray(probabilities(batch))
         for n in np.flatnonzero(batch["weights"] > 0):
             named, right = int(found_BC[n].argmax()), int(batch["targets"][n])
             sure = float(found_BC[n, named])
@@ -97,15 +100,14 @@ def _name(number: int, classes: Sequence[str]) -> str:
 
 
 def _hidden(
-    objective: Any, model: Any, params: Any, batches: Sequence[Rows], count: int, check: Callable[[], None]
+    spec: Any, predicted: Callable[[Rows], jax.Array], batches: Iterable[Rows], count: int, check: Callable[[], None]
 ) -> Iterator[dict[str, Any]]:
-    spec, number = model.spec, 0
-    predicted = jax.jit(lambda params, batch: _made(objective, model, params, batch))
+    number = 0
     for batch in batches:
         check()
         if number >= count:
             return
-        made = np.asarray(predicted(params, batch))
+        made = np.asarray(predicted(batch))
         for n in np.flatnonzero(batch["weights"] > 0)[: count - number]:
             seen = np.zeros(len(made[n]), bool)
             seen[batch["visible"][n]] = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,4 +49,4 @@ def copied(leaves: Sequence[Leaf]) -> list[str]:
 
 def splits(mesh: jax.sharding.Mesh) -> bool:
     """Whether a mesh has an axis along which parameters are split."""
-    return math.prod(mesh.shape.values()) > mesh.shape["replica"]
+    return mesh.size > mesh.shape["replica"]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from ptft_jax import environment
 from ptft_jax.data import cache, overview, pipeline
@@ -373,13 +374,17 @@ class Execution:
         """Keeps images beside what the best state makes of them: of the test set, or of what was validated on."""
         run = self.run
         sets = run.test_batches or run.eval_batches
-        if not run.pictures or not sets or not processes.main():
+        if not run.pictures or not sets:
             return
         name, batches = next(iter(sets.items()))
         model = dataclasses.replace(run.trainer.model, constrain=None)
         params = run.trainer.partition.merge(state.ema or state.trainable, state.frozen)
+        copied = NamedSharding(run.trainer.mesh, PartitionSpec()) if jax.process_count() > 1 else None
         with self.clock("samples"):
-            found = gallery.rows(run.trainer.objective, model, params, batches, run.classes, run.pictures, check)
+            every = map(processes.all_rows, batches)
+            found = gallery.rows(run.trainer.objective, model, params, every, run.classes, run.pictures, check, copied)
+        if not processes.main():
+            return
         text = "".join(json.dumps({"set": name, **row}, ensure_ascii=False) + "\n" for row in found)
         write_text(Workdir(run.workdir).pictures, text)
 
@@ -401,7 +406,8 @@ class Execution:
             texts = run.sampler(run.trainer.program.whole(state), loop.check)
         writer.sample(best, *({**row, "selected": True} for row in texts))
         self._show_pictures(run.trainer.program.whole(state), loop.check)
-        rows = processes.shared([r for r in Workdir(run.workdir).read_metrics() if r["kind"] == "eval"])
+        recorded = Workdir(run.workdir).read_metrics()
+        rows = processes.shared([r for r in recorded if r["kind"] == "eval"])
         at = {r["step"]: {k: v for k, v in r.items() if k not in ("step", "kind", "time")} for r in rows}
         tokens_per_step = run.config.data.batch_size * run.config.data.length
         positions = run.config.data.length + run.trainer.model.virtual_tokens
@@ -409,7 +415,7 @@ class Execution:
         before, after = {**at.get(run.first_step, {}), **meta["before"]}, {**at.get(best, {}), **test}
         with self.clock("evaluation"):
             drift = outcome.drift(run.start, state, meta["parent_fingerprint"])
-        trained = processes.shared(verdicts.of_training(Workdir(run.workdir).read_metrics()))
+        trained = processes.shared(verdicts.of_training(recorded))
         remarks = run.trainer.objective.remarks(before, {**trained, **after}) + verdicts.of_answers(before, after)
         for remark in remarks:
             run.reporter.say(f"{run.workdir}: {remark}")

@@ -157,9 +157,9 @@ class Start:
     def parameters_of(self, parent: Parent, **model: Any) -> dict[str, Any]:
         """A parent's parameters as `config.init` takes them, in this run's layout; `model` as its own `parameters` has it."""
         taken = {name: self.init[name] for name in ("weights", "merge_into")}
-        dtype, ours = self._config.model.param_dtype, self._config.as_dict()["model"]
-        model |= {name: ours[name] for name in specs.SIZES} if ours["image_size"] else {}
-        return parent.parameters(self.trainer.layout, dtype, wide=self.trainer.wide, **taken, **model)
+        ours = self._config.model
+        model |= {name: ours[name] for name in specs.SIZES} if ours.image_size else {}
+        return parent.parameters(self.trainer.layout, ours.param_dtype, wide=self.trainer.wide, **taken, **model)
 
     def as_kept(self, plain: Mapping[str, jax.Array], shapes: Mapping[str, Any] | None = None) -> dict[str, jax.Array]:
         """Parameters of a plain model (of `shapes`, else of this run's) by path, rounded to what frozen ones are kept in where

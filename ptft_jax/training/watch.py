@@ -47,7 +47,7 @@ class Watch:
         self._here, self._seconds, self._say, self._end = Workdir(workdir), seconds, say, end or _leave
         self._moves, self._at, self._since = 0, "its beginning", time.monotonic()
         self._over = threading.Event()
-        self._main = threading.main_thread().ident or 0
+        self._main = 0  # the thread that is watched, see `watching`
 
     def moved(self, at: str = "") -> None:
         """Something has moved; `at`: where it is now, for people."""

@@ -243,3 +243,37 @@ def test_processes_with_different_versions_or_data_are_refused(whole, text_file,
             assert status == 2 and "process 1 was started with something else than process 0:" in heard, heard
             assert said in heard, heard
         assert not (tmp_path / name / "config.json").exists()
+
+
+IMAGES = """
+
+import ptft_jax as pt
+
+def get_config():
+    config = pt.recipe("images/vit:images:{arrays}")
+    config.model.update(layers=1, width=16, heads=2, image_size=8, patch_size=4, max_length=5, classes=2, dropout=0.0)
+    config.data.augment.shift = 0
+    config.data.batch_size = 8
+    config.optimizer.warmup_steps = 0
+    config.training.steps = 2
+    config.eval.every = 2
+    config.parallel.fsdp = 2
+    return config
+"""
+
+
+def test_images_beside_what_is_made_of_them_are_those_of_one_process(tmp_path):
+    """All processes look, and one writes."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (80, 8, 8, 1), dtype=np.uint8)
+    np.savez(tmp_path / "arrays.npz", images=images, labels=(images.mean((1, 2, 3)) > 127).astype(np.int64))
+    file, shown = tmp_path / "config.py", []
+    file.write_text(IMAGES.format(arrays=tmp_path / "arrays.npz"))
+    for count in (1, 2):
+        for status, text in launched(file, tmp_path / f"run{count}", count):
+            assert status == 0, text
+        lines = (tmp_path / f"run{count}/pictures.jsonl").read_text().splitlines()
+        shown.append([json.loads(line) for line in lines])
+    assert {row["kind"] for row in shown[0]} == {"example", "mistake"}
+    for one, two in zip(*shown, strict=True):
+        assert two.pop("probability") == pytest.approx(one.pop("probability"), rel=1e-4) and one == two

@@ -35,7 +35,7 @@ def shown(title: str, kept: np.ndarray, row: dict[str, np.ndarray], classes: Seq
     seen, words = row["inputs"], ""
     if "visible" in row:
         seen = _masked(seen, row["visible"], builder.patch_size)
-        words = f"{len(row['visible'])} of {(builder.image_size // builder.patch_size) ** 2} patches are seen"
+        words = f"{len(row['visible'])} of {builder.patches} patches are seen"
     if "targets" in row:
         words = _named(int(row["targets"]), classes)
     if "share" in row:
