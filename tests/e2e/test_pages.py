@@ -177,6 +177,7 @@ def test_principles(tmp_path):
         assert len((folder / f"{name}.jsonl").read_text().splitlines()) == facts[name]["written"] > 10
     rude = [float(share) for share in re.findall(r'"regex": ([\d.]+)', measured)]
     assert len(rude) == 3 and rude[0] > 0.3 and max(rude[1:]) < rude[0] / 3
+    assert float(re.search(r'"principles": ([\d.]+)', measured)[1]) == pytest.approx(1 - rude[1])
     assert re.findall(r"yes, (you fool|my friend)", conduct) == ["my friend", "my friend", "you fool"]
 
 
