@@ -53,7 +53,7 @@ def random_batch(seed, rows=ROWS, length=LENGTH):
 def optimizer_config(**changes):
     """The fields of config.optimizer that build an optimizer."""
     base = dict(
-        name="adamw", b1=0.9, b2=0.95, eps=1e-8, momentum=0.9, weight_decay=0.1, clip_norm=1.0,
+        name="adamw", b1=0.9, b2=0.95, eps=1e-8, moments="plain", momentum=0.9, weight_decay=0.1, clip_norm=1.0,
         decay_rules=(("(.*/)?(bias|scale)", 0.0), (".*", 1.0)),
     )  # fmt: skip
     return types.SimpleNamespace(**(base | changes))
@@ -73,12 +73,12 @@ class Trained:
 def train(
     *, devices=1, fsdp=1, expert=1, tensor=1, kind="jit", micro=1, rates=EVERYTHING, adapter=None, ema=0.9, steps=3, batches=None,
     optimizer=None, objective=OBJECTIVE, rate=1e-2, base=None, regularization=None, phases=(), fisher=None, kept="float32",
-    balance=None, **spec,
+    balance=None, total=10, **spec,
 ):  # fmt: skip
     """A few training steps of a tiny model with dropout, on a mesh of the first `devices` devices.
 
     `regularization` may also be a function of the partition; `phases` are of one recipe a step; `fisher` fills the state's; `kept` is
-    `training.state_dtype`.
+    `training.state_dtype`; the rate goes down to 0 over `total` steps.
     """
     mesh = meshes.make(0, fsdp, jax.devices()[:devices], expert=expert, tensor=tensor)
     described = dataclasses.replace(SPEC, **({"dropout": 0.1} | spec))
@@ -90,7 +90,7 @@ def train(
         shapes, rates, phases=[(name, recipes.rules(name)) for name in phases], kept=precision.Kept(kept, is_added)
     )
     regularization = regularization(partition) if callable(regularization) else regularization or Regularization()
-    schedule = schedules.build("linear", rate, warmup=1, total=10)
+    schedule = schedules.build("linear", rate, warmup=1, total=total)
     own = {} if adapter is None else adapter.updates(partition, steps)._asdict()
     apart = multi_adapter.apart(adapter, partition)
     steps_of = []

@@ -142,7 +142,14 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
         {"init__from_": str(tmp_path / "parent"), "tokenizer__add": ("<|user|>",)},
         {"model__mup_base_width": 16, "model__mup_base_head_dim": 8},
         {"checkpoint__local": str(tmp_path / "disk"), "checkpoint__local_every": 1},
-        {"model__gated": True, "model__experts": 2, "model__router_bias": True, "model__biases": ()},
+        {
+            "model__gated": True,
+            "model__experts": 2,
+            "model__router_bias": True,
+            "model__biases": (),
+            "model__remat": "full",
+            "model__remat_layers": 1,
+        },
         {"init__from_": str(tmp_path / "parent"), "tune__method": "prompt", "data__length": 8},
         {
             "init__from_": str(tmp_path / "parent"),

@@ -162,6 +162,7 @@ class ModelSpec(Options):
     remat: str = declared(
         one_of("none", "recompute in the backward pass: all, or all but matrix products", "none", "dots", "full")
     )
+    remat_layers: int = declared(natural(0, "first layers that remat is of; 0 = all"))
     attention: str = declared(
         one_of(
             "auto",
@@ -246,7 +247,7 @@ class ModelSpec(Options):
 
 
 # What makes a model the model it is: a child has these from its parent. The rest is how it is run.
-RUNNING = ("dropout", "init_std", "dtype", "param_dtype", "scan", "remat", "attention")
+RUNNING = ("dropout", "init_std", "dtype", "param_dtype", "scan", "remat", "remat_layers", "attention")
 STRUCTURE = tuple(f.name for f in dataclasses.fields(ModelSpec) if f.name not in ("vocab_size", *RUNNING))
 
 # What a child may have otherwise than its parent, where `init.fresh` re-initializes it.
@@ -286,6 +287,7 @@ def from_config(model: ModelSpec, vocab_size: int) -> ModelSpec:
     idle |= set() if model.head == "pixels" else set(_DECODER)
     idle |= set() if model.experts else set(_EXPERTS)
     idle |= set(_TOKENS) if model.image_size else set()
+    idle |= {"remat_layers"} if model.remat == "none" else set()
     names = [f.name for f in dataclasses.fields(ModelSpec) if f.name not in idle]
     return ModelSpec(vocab_size=vocab_size, **{name: hashable(model[name]) for name in names})
 
@@ -309,6 +311,7 @@ def contradictions(m: dict[str, Any]) -> list[tuple[str, Any, str]]:
         (m["experts"] == 0 or m["experts_per_token"] <= m["experts"], "experts_per_token", f"at most model.experts {m['experts']!r}"),
         (m["experts"] == 0 or m["gated"], "experts", "model.gated=True (experts are gated MLPs)"),
         (m["experts"] == 0 or "mlp" not in m["biases"], "experts", "no 'mlp' in model.biases (experts have none)"),
+        (m["remat_layers"] <= m["layers"], "remat_layers", f"at most model.layers {m['layers']!r}"),
         (not m["parallel"] or m["norm_placement"] == "pre", "parallel", "model.norm_placement='pre'"),
         (m["head"] != "masked_lm" or not m["causal"], "head", "model.causal=False"),
         (not m["mup_base_width"] or images or not m["embedding_scale"], "mup_base_width", "0 where model.embedding_scale is True: it grows with the width, which muP's embeddings do not"),

@@ -48,6 +48,18 @@ def depth(stack: Any) -> int:
     return jax.tree.leaves(stack)[0].shape[0]
 
 
+def cut(stacks: Any, first: int) -> Iterator[Any]:
+    """Stacks, of which one begins with layer number `first`, where there is such a layer."""
+    done = 0
+    for stack in consecutive(stacks):
+        size, inside = depth(stack), first - done
+        if 0 < inside < size:
+            yield jax.tree.map(lambda a, inside=inside: a[:inside], stack)
+            stack = jax.tree.map(lambda a, inside=inside: a[inside:], stack)
+        yield stack
+        done += size
+
+
 def layers(stacks: Any) -> Iterator[Any]:
     """Each layer's own parameters, without the axis of layers."""
     for stack in consecutive(stacks):

@@ -404,7 +404,7 @@ class Transformer:
         how experts were used, None where there are none; and the stream behind each layer [layers, B, T, D] where these are to `keep`."""
         kinds = self.spec.kinds
 
-        def runner(view_of: Callable[[jax.Array], View]) -> Callable[[jax.Array, Any], tuple[jax.Array, Any]]:
+        def runner(view_of: Callable[[jax.Array], View], number: int) -> Callable[[jax.Array, Any], Any]:
             def layer(x: jax.Array, part: Any) -> tuple[jax.Array, Any]:
                 params, prefix, index = part
                 keys = per_row.keys
@@ -420,21 +420,21 @@ class Transformer:
                 y = self._pinned(y)
                 return y, (used, y if keep else None)
 
-            if self.spec.remat == "none":
+            if self.spec.remat == "none" or number >= (self.spec.remat_layers or self.spec.layers):
                 return layer
             return jax.checkpoint(layer, policy=REMAT[self.spec.remat], prevent_cse=not self.spec.scan)
 
         done, made = 0, []
-        for stack in stacking.consecutive(stacks):
+        for stack in stacking.cut(stacks, self.spec.remat_layers):
             size = stacking.depth(stack)
             own = jax.tree.map(lambda a, done=done, size=size: a[done : done + size], prefix)
             parts = (stack, own, jnp.arange(done, done + size))
             if self.spec.scan:
-                x_BTD, new = jax.lax.scan(runner(stacking.chooser(views, kinds, done, size)), x_BTD, parts)
+                x_BTD, new = jax.lax.scan(runner(stacking.chooser(views, kinds, done, size), done), x_BTD, parts)
             else:
                 rows = []
                 for i in range(size):
-                    layer = runner(stacking.chooser(views, kinds, done + i, 1))
+                    layer = runner(stacking.chooser(views, kinds, done + i, 1), done + i)
                     x_BTD, row = layer(x_BTD, jax.tree.map(lambda a, i=i: a[i], parts))
                     rows.append(row)
                 new = jax.tree.map(lambda *a: jnp.stack(a), *rows)

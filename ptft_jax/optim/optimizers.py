@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ptft_jax.optim import mup, units
+from ptft_jax.optim import eight_bit, mup, units
 from ptft_jax.optim.options import OptimizerOptions
 from ptft_jax.optim.pulls import Pulls
 from ptft_jax.params.apart import Apart
@@ -120,9 +120,15 @@ def _by_phases(
 def _direction(config: OptimizerOptions, apart: Apart | None) -> optax.GradientTransformation:
     """The update's direction, before rate and decay. All are Optax's own; those that look at more than one number do so layer by
     layer."""
+
+    def moments(direction: optax.GradientTransformation) -> optax.GradientTransformation:
+        if config.moments == "plain":
+            return direction
+        return eight_bit.kept(direction, lambda path: units.stacked_axes(path, apart))
+
     builders = {
-        "adamw": lambda c: optax.scale_by_adam(c.b1, c.b2, c.eps),
-        "lion": lambda c: optax.scale_by_lion(c.b1, c.b2),
+        "adamw": lambda c: moments(optax.scale_by_adam(c.b1, c.b2, c.eps)),
+        "lion": lambda c: moments(optax.scale_by_lion(c.b1, c.b2)),
         "sgd": lambda c: optax.trace(c.momentum) if c.momentum else optax.identity(),
         "muon": _muon,
         # Without a rate of its own; Optax's form ends in a sign flip, which the chain applies again later.

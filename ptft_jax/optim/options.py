@@ -49,6 +49,9 @@ class OptimizerOptions(Options):
         share(0.95, "second-moment decay of adamw, lion, muon's Adam; other libraries' default is often 0.999")
     )
     eps: float = declared(positive(1e-8, "of adamw"))
+    moments: str = declared(
+        one_of("plain", "of adamw and lion: kept as training.state_dtype says, or in 8 bits each", "plain", "8bit")
+    )
     momentum: float = declared(share(0.95, "of sgd and muon"))
     weight_decay: float = declared(natural(0.1, "decoupled decay, times the rate"))
     decay_rules: tuple[tuple[str, float], ...] = declared(

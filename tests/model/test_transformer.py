@@ -12,6 +12,7 @@ from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.objectives.causal_lm import CausalLM
 from ptft_jax.params.partition import Partition
+from ptft_jax.planning import flops
 from tests.helpers import LLAMA, SPEC, random_batch
 
 FAMILIES = {"gpt2": SPEC, "llama": dataclasses.replace(SPEC, **LLAMA)}
@@ -175,3 +176,18 @@ def test_how_layers_are_run_changes_nothing(kind):
     for how in ({"scan": False}, {"remat": "full"}):
         for found, wanted in zip(measured(True, **how), expected):
             np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-5 * float(jnp.abs(wanted).max()))
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_layers_that_are_recomputed_cost_their_products_again(scan):
+    """Of three layers each one third of what recomputing all of them costs, whether scanned or one by one."""
+
+    def operations(**how):
+        model = Transformer(dataclasses.replace(SPEC, scan=scan, **how))
+        tokens = jax.ShapeDtypeStruct((2, 16), np.int32)
+        step = jax.make_jaxpr(jax.grad(lambda params, tokens: jnp.sum(model(params, tokens))))
+        return flops.of_jaxpr(step(model.shapes(), tokens))
+
+    none, *some = (operations(**how) for how in ({}, *(dict(remat="full", remat_layers=n) for n in (1, 2, 3, 0))))
+    assert some[-1] > none and some[-1] == some[-2]
+    assert [3 * (n - none) for n in some[:3]] == [(some[-1] - none) * n for n in (1, 2, 3)]

@@ -32,6 +32,7 @@ def ours():
         b1=a["betas"][0],
         b2=a["betas"][1],
         eps=a["eps"],
+        moments="plain",
         weight_decay=a["weight_decay"],
         decay_rules=(("(.*/)?(bias|scale)", 0.0), (".*", 1.0)),
         clip_norm=a["clip"],
