@@ -111,12 +111,9 @@ class MoE(nnx.Module):
         each = spec.experts_per_token
         scores = self.router(x_BTD, per_row).reshape(-1, spec.experts).astype(jnp.float32)
         shares = jax.nn.softmax(scores, axis=-1)
-        if spec.router_bias:
-            bias = jax.lax.stop_gradient(self.router_bias[...]).astype(jnp.float32)
-            _, chosen = jax.lax.top_k(shares + bias, each)
-            weights = jnp.take_along_axis(shares, chosen, axis=-1)
-        else:
-            weights, chosen = jax.lax.top_k(shares, each)
+        bias = jax.lax.stop_gradient(self.router_bias[...]).astype(jnp.float32) if spec.router_bias else 0.0
+        chosen = _best(shares + bias, each)
+        weights = jnp.take_along_axis(shares, chosen, axis=-1)
         routing = None
         if per_row is not None and per_row.counted is not None:
             routing = _routing(scores, shares, chosen, per_row.counted.reshape(-1).astype(jnp.float32))
@@ -134,6 +131,16 @@ class MoE(nnx.Module):
             return dispatch.exchanged(experts, spec.experts, self.parts, tokens).reshape(rows[0].shape)
 
         return mixed(rows, kernels) if self.spread is None else self.spread(mixed, rows, kernels), routing
+
+
+def _best(scores: jax.Array, each: int) -> jax.Array:
+    """int [N, each]: where the largest of scores [N, E] are, as `jax.lax.top_k` finds them. Over several devices that would be given the
+    scores of all tokens by the compiler, each time it is used; a largest number is found where its row is."""
+    chosen: list[jax.Array] = []
+    for _ in range(each):
+        chosen.append(jnp.argmax(scores, axis=-1))
+        scores = jnp.where(jnp.arange(scores.shape[-1]) == chosen[-1][:, None], -jnp.inf, scores)
+    return jnp.stack(chosen, axis=-1)
 
 
 def _routing(scores: jax.Array, shares: jax.Array, chosen: jax.Array, counted: jax.Array) -> Routing:

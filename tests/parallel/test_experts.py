@@ -11,12 +11,15 @@ from flax import nnx
 
 from ptft_jax.adapters.base import ADDED
 from ptft_jax.adapters.lora import Lora
+from ptft_jax.adapters.quantized import QuantizedBase
 from ptft_jax.model import dispatch
 from ptft_jax.model.moe import Experts
+from ptft_jax.model.quantized import Quantization
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.parallel import cost, mesh, sharding
 from ptft_jax.params.rules import flatten, unflatten
+from ptft_jax.planning.plan import axes_of
 from tests.helpers import LLAMA, train
 from tests.parallel.test_invariance import ROUNDING
 
@@ -89,25 +92,57 @@ def test_no_token_is_lost_on_its_way_to_other_devices(chosen):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), other, one)
 
 
-@pytest.mark.heavy
+LORA = Lora(4, 8.0, False, 0.1, ("blocks/mlp/experts/.*", "blocks/attention/query"))
+ADDED_ALONE = ((ADDED, 1.0), (".*", 0.0))
+KINDS = {
+    "full": dict(),
+    "lora": dict(adapter=LORA, rates=ADDED_ALONE),
+    "quantized": dict(
+        adapter=QuantizedBase(LORA, Quantization("nf4", 8, False), ("blocks/mlp/experts/.*",)), rates=ADDED_ALONE
+    ),
+    "frozen": dict(rates=(("blocks[1:]/mlp/experts/.*", 1.0), ("blocks/mlp/router/.*", 1.0), (".*", 0.0))),
+}
+THREE = dict(fsdp=2, expert=2, tensor=2)
+HEAVY, SLOW = pytest.mark.heavy, pytest.mark.slow
+
+
+@functools.cache
+def ran(kind, scan=True, **axes):
+    how = KINDS[kind] | dict(experts=4, experts_per_token=2, mlp_width=32, **LLAMA, scan=scan)
+    return train(steps=2, **(dict(devices=8) if axes else {}), **axes, **how)
+
+
 @pytest.mark.parametrize(
-    "axes", [dict(expert=4), dict(fsdp=2, expert=2, tensor=2), dict(fsdp=2, expert=4)], ids=str
+    "kind, scan, axes",
+    [
+        *(
+            pytest.param(kind, True, axes, marks=HEAVY)
+            for kind in ("full", "lora") for axes in (dict(expert=4), THREE, dict(fsdp=2, expert=4))
+        ),
+        *(pytest.param(kind, True, THREE, marks=SLOW) for kind in ("quantized", "frozen")),
+        *(pytest.param(kind, False, THREE, marks=SLOW) for kind in KINDS),
+    ],
+    ids=str,
 )  # fmt: skip
-@pytest.mark.parametrize("kind", ["full", "lora"])
-def test_losses_are_those_of_one_device(kind, axes):
+def test_losses_are_those_of_one_device(kind, scan, axes):
     """Of experts that are on other devices, with dropout of their adapters."""
-    lora = Lora(4, 8.0, False, 0.1, ("blocks/mlp/experts/.*", "blocks/attention/query"))
-    how = dict(adapter=lora, rates=((ADDED, 1.0), (".*", 0.0))) if kind == "lora" else {}
-    how |= dict(experts=4, experts_per_token=2, mlp_width=32, **LLAMA, steps=2)
-    one, other = train(**how), train(devices=8, **axes, **how)
+    one, other = ran(kind), ran(kind, scan, **axes)
     np.testing.assert_allclose(other.losses, one.losses, atol=ROUNDING, rtol=0)
     np.testing.assert_allclose(other.grad_norms, one.grad_norms, rtol=1e-5)
+    np.testing.assert_allclose(other.evaluated, one.evaluated, atol=ROUNDING, rtol=0)
 
 
-def test_a_device_has_its_own_experts_and_sends_tokens():
-    """Of 4 devices each has a quarter of the products of experts in a round of which two do, and exchanges rows, but no kernels."""
+@pytest.mark.parametrize("axes", [dict(expert=4), THREE], ids=str)
+def test_a_device_has_its_own_experts_and_sends_tokens(axes):
+    """Of 4 devices with rows of their own each has its share of the products of experts, in a round of which two do, and exchanges rows with
+    those along expert, but no experts. Along tensor it has a part of the hidden units, and adds up the stream; along fsdp it gathers one
+    layer's kernels."""
+    devices = math.prod(axes.values())
+    made = mesh.make(
+        1, axes.get("fsdp", 1), jax.devices()[:devices], expert=axes["expert"], tensor=axes.get("tensor", 1)
+    )
     spec = ModelSpec(**SIZES, gated=True, activation="silu", scan=False)
-    layout = sharding.Rows(mesh.make(1, 1, jax.devices()[:4], expert=4))
+    layout = sharding.Rows(made)
     params = Transformer(spec).shapes()
     by_path = sharding.of_params(params, sharding.DEFAULT_RULES, layout.mesh)
     placed = unflatten(
@@ -116,13 +151,24 @@ def test_a_device_has_its_own_experts_and_sends_tokens():
     tokens = jax.ShapeDtypeStruct((ROWS, LENGTH), np.int32, sharding=layout.sharding)
     model = Transformer(spec, constrain=layout)
     program = cost.parse(jax.jit(model).lower(placed, tokens).compile().as_text())
-    kinds = {one.kind for one in program.collectives() if one.group}
-    n, each, width, hidden = ROWS * LENGTH // 4, 2, 16, 32
-    room = math.ceil(n * each / 4 * dispatch.ROOM)
-    rounds = math.ceil(n / room)
-    own = 2 * rounds * 4 * room * 3 * width * hidden
+    parts, n, each, width, hidden = axes["expert"], ROWS * LENGTH // 4, 2, 16, 32 // made.shape["tensor"]
+    room = math.ceil(n * each / parts * dispatch.ROOM)
+    rounds = math.ceil(n * min(each, 4 // parts) / room)
+    # A CPU's ragged product has every row meet each of the device's experts.
+    own = 2 * rounds * parts * room * 3 * width * hidden * (4 // parts)
     found = sum(one.flops for one in program.dots() if "shard_map" in one.scope)
     assert found == spec.layers * own and rounds == 2
-    assert "all-to-all" in kinds
-    sent = [s for one in program.collectives() if one.kind == "all-to-all" for s in one.shapes if s[-1:] == (width,)]
-    assert sent and all(np.prod(shape) <= 4 * room * width for shape in sent)
+    along = {kind: [] for kind in ("all-to-all", "all-gather", "all-reduce")}
+    for one in program.collectives():
+        if one.group:
+            along.setdefault(one.kind, []).append((axes_of(one.group, made), one))
+    assert {axes for axes, _ in along["all-to-all"]} == {("expert",)}
+    sent = [s for _, one in along["all-to-all"] for s in one.shapes if s[-1:] == (width,)]
+    assert sent and all(np.prod(shape) <= parts * room * width for shape in sent)
+    kernels = 4 // parts * width * hidden  # scores of tokens are larger, and stay where these are
+    for axes, one in along["all-gather"]:
+        assert axes == ("fsdp",) and all(np.prod(shape) <= max(kernels, 32 * width) for shape in one.shapes)
+    for axes, one in along["all-reduce"]:
+        stream = all(np.prod(shape) <= n * width for shape in one.shapes)
+        assert stream if axes == ("tensor",) else all(np.prod(shape) == 1 for shape in one.shapes)
+    assert (along["all-gather"] and along["all-reduce"]) or made.shape["tensor"] == 1
