@@ -55,6 +55,12 @@ class _ImageText(Rows):
         which belong together, which do not, and which rows are no filling."""
         raise NotImplementedError
 
+    def chosen(self, model: Any, params: Any, batch: Batch) -> jax.Array:
+        """How likely each of a batch's captions is an image's, float32 [B, B], by a softmax of the scores; 0 of rows that fill the batch up."""
+        images_BE, texts_BE = _vectors(model, params, self.hidden(model, params, batch), batch)
+        scores_BB = images_BE @ texts_BE.T * model.pair_scale(params)[0]
+        return jax.nn.softmax(jnp.where(self.weights(batch)[None] > 0, scores_BB, jnp.finfo(jnp.float32).min), axis=1)
+
     def tables(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         return recall.tables(*_vectors(model, params, hidden_BTD, batch), _digests(batch), self.weights(batch))
 

@@ -6,7 +6,7 @@ import pytest
 
 from ptft_jax.interop import families, layouts
 from ptft_jax.objectives.image_text import Clip, Siglip
-from ptft_jax.params.rules import flatten, unflatten
+from ptft_jax.params.rules import flatten
 
 pytestmark = pytest.mark.live
 torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
@@ -67,7 +67,7 @@ def test_scores_loss_and_gradients(name, tmp_path):
     found, gradients = jax.jit(jax.value_and_grad(loss))(params)
     np.testing.assert_allclose(found, out.loss.item(), rtol=1e-5)
     grads = {path: parameter.grad.numpy() for path, parameter in model.named_parameters() if parameter.grad is not None}
-    family = families.get(fields_type(chain), "test")
+    family = families.get(chain[0]["model_type"], "test")
     flat = flatten(gradients)
     largest = max(np.abs(g).max() for g in grads.values())
     for tensor in family.tensors(fields):
@@ -82,11 +82,6 @@ def test_scores_loss_and_gradients(name, tmp_path):
     with torch.no_grad():
         back = again(input_ids=torch.from_numpy(batch["captions"].astype(np.int64)), pixel_values=pixels)
     np.testing.assert_allclose(back.logits_per_image, out.logits_per_image.detach(), atol=1e-5)
-    assert unflatten(flat).keys() == params.keys()
-
-
-def fields_type(chain):
-    return chain[0]["model_type"]
 
 
 def _vectors(model, batch):
@@ -119,12 +114,10 @@ def stored(name, count=5, size=6):
 
 
 def test_what_is_stored_is_theirs():
-    import json
-
     from tests.objectives import test_image_text as plain
 
     for name, kept in plain.STORED.items():
         made = stored(name)
-        assert json.loads(json.dumps(made)) == pytest.approx(kept) or all(
-            np.allclose(made["gradient"][k], kept["gradient"][k]) for k in kept["gradient"]
-        )
+        assert made["loss"] == pytest.approx(kept["loss"]) and made["gradient"].keys() == kept["gradient"].keys()
+        for what, gradient in kept["gradient"].items():
+            np.testing.assert_allclose(made["gradient"][what], gradient, atol=1e-9)
