@@ -8,7 +8,7 @@ from typing import Any
 from ptft_jax.config.objectives import OBJECTIVES, ObjectiveSpec
 from ptft_jax.errors import UserError
 
-PICTURED = ("images", "labelled-images")  # kinds of images
+PICTURED = ("images", "labelled-images", "captioned-images")  # kinds of images
 
 
 def check_model(name: str, model: Any, objectives: Mapping[str, ObjectiveSpec] = OBJECTIVES) -> None:

@@ -28,11 +28,14 @@ MODELS = {
     "causal number": dict(head="classes", classes=1),
     "images": dict(causal=False, head="classes", classes=3, image_size=4, patch_size=2, max_length=5),
     "pixels": dict(causal=False, head="pixels", image_size=4, patch_size=2, max_length=5),
+    "captions": dict(causal=False, head="vector", text_layers=1, image_size=4, patch_size=2, max_length=5),
 }
 # objective -> (the models of images, the kinds of these) that it goes with.
 PICTURED = {
     "classification": (("images",), ("labelled-images",)),
     "masked_images": (("pixels",), ("labelled-images", "images")),
+    "clip": (("captions",), ("captioned-images",)),
+    "siglip": ((), ("captioned-images",)),  # of models with model.pair_bias
 }
 KINDS = ("text", "answers", "tokens", "classification", "preference")
 REWARDED = ("grpo", "rloo", "reinforce", "ppo", "expert_iteration", "online_dpo", "gkd", "sdft")
@@ -44,6 +47,8 @@ GOES = {
     "span_corruption": (("causal",), ("text", "tokens")),
     "classification": (("classifier", "causal classifier"), ("classification",)),
     "masked_images": ((), ()),
+    "clip": ((), ()),
+    "siglip": ((), ()),
     "regression": (("one number", "causal number"), ("regression",)),
     "distill": (("causal",), ("text", "answers", "tokens")),
     "contrastive": (("causal", "bidirectional", "masked"), ("answers",)),
@@ -108,7 +113,11 @@ def test_models_and_data_that_do_not_go_with_an_objective(objective, sources, tm
             assert f"{kind}.jsonl" in message and "the model reads images" in message and "images:FOLDER" in message
         elif model not in models:
             assert message.startswith(f"config.objective.name = {objective!r}: "), message
-            field = "model.image_size" if model in ("images", "pixels") and objective not in PICTURED else "model."
+            field = (
+                "model.image_size"
+                if model in ("images", "pixels", "captions") and objective not in PICTURED
+                else "model."
+            )
             assert field in message or "objective.name='masked_lm'" in message
         elif (objective, kind) == ("unlikelihood", "classification"):  # a text and a label, as its own have
             assert "classification.jsonl, line 1: column 'label' is 'a': expected true or false" in message

@@ -20,6 +20,7 @@ from ptft_jax.config import seeds
 from ptft_jax.data import cache
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.names import AUTO, direction
+from ptft_jax.model.spec import wordless
 from ptft_jax.params import finite
 from ptft_jax.params.rules import unflatten
 from ptft_jax.runs import checkpoint, identity
@@ -163,7 +164,7 @@ def _describe(folder: pathlib.Path, params: Mapping[str, np.ndarray], config: Ma
 
 
 def _tokenizer_files(first: Model) -> dict[str, bytes]:
-    return {} if first.source.fields["image_size"] else first.source.tokenizer.files()
+    return {} if wordless(first.source.fields) else first.source.tokenizer.files()
 
 
 def _summary(

@@ -58,6 +58,6 @@ FAMILIES: Mapping[str, FamilySpec] = {
     "dinov2_with_registers": FamilySpec(f"{_HERE}.image_towers:Dinov2WithRegisters"),
     "clip_vision_model": FamilySpec(f"{_HERE}.image_towers:ClipVision"),
     "siglip_vision_model": FamilySpec(f"{_HERE}.image_towers:SiglipVision"),
-    "clip": FamilySpec(f"{_HERE}.image_towers:Clip"),
-    "siglip": FamilySpec(f"{_HERE}.image_towers:Siglip"),
+    "clip": FamilySpec(f"{_HERE}.image_text:Clip"),
+    "siglip": FamilySpec(f"{_HERE}.image_text:Siglip"),
 }

@@ -51,6 +51,7 @@ class ObjectiveSpec:
       alone: of one that compares a model with its parent or a teacher, the name of another that measures what was learned without it.
       feed: of one whose rows the model writes itself, the class that makes them (`ptft_jax.training.rollouts.Rollouts`).
       texts: whether it learns from texts, too.
+      pair_bias: of one that compares images with texts, `model.pair_bias` that it goes with; None = it does not.
       wrong_head, wrong_sight: what is wrong with a model that has another head, or another `causal`; "" = said in general words.
     """
 
@@ -70,6 +71,7 @@ class ObjectiveSpec:
     wrong_sight: str = ""
     pictures: Any = None
     texts: bool = True
+    pair_bias: bool | None = None
 
     def build(self, section: Any) -> Any:
         """The objective with the settings of `config.objective`."""
@@ -97,7 +99,11 @@ class ObjectiveSpec:
         """Whether a model (its `ModelSpec`, or `config.model`) can be trained or measured on it."""
         read = self.pictures is not None if model.image_size else self.texts
         return (
-            read and model.head in self.heads and self.causal in (None, model.causal) and not self._wrong_number(model)
+            read
+            and model.head in self.heads
+            and self.causal in (None, model.causal)
+            and not self._wrong_number(model)
+            and not self._wrong_pairs(model)
         )
 
     def _wrong_number(self, model: Any) -> str:
@@ -110,6 +116,16 @@ class ObjectiveSpec:
             "the model's head gives one number (regression, model.classes = 1), and this tells classes apart: it takes 2 or "
             "more; a run that starts from it may have another head (init.fresh=('head/.*',))"
         )
+
+    def _wrong_pairs(self, model: Any) -> str:
+        """What is wrong with how the model compares images with texts, or ""."""
+        if self.pair_bias is None or model.head not in self.heads:
+            return ""
+        if not model.text_layers:
+            return f"the model has no tower for texts (model.text_layers = 0); set model.text_layers{_NEW_HEAD}"
+        if model.pair_bias == self.pair_bias:
+            return ""
+        return f"its scores {'have a' if self.pair_bias else 'have no'} bias; set model.pair_bias={self.pair_bias}"
 
     def misfits(self, model: Any, others: str) -> list[str]:
         """What is wrong with a model that does not fit, and what to do; `others`: objectives that it fits, after "or "."""
@@ -134,6 +150,8 @@ class ObjectiveSpec:
             wrong.append(self.wrong_head or f"the model has a head for {model.head}; set model.head={heads}")
         if number := self._wrong_number(model):
             wrong.append(f"{number}{others}")
+        if pairs := self._wrong_pairs(model):
+            wrong.append(pairs)
         return wrong
 
 
@@ -144,6 +162,21 @@ def _of_pairs(place: str, alone: str = "") -> ObjectiveSpec:
         fields=fields_of(PairSection),
         selects="loss",
         alone=alone,
+    )
+
+
+def _of_captions(place: str, bias: bool) -> ObjectiveSpec:
+    return ObjectiveSpec(
+        f"{_LOSSES}.image_text:{place}",
+        f"{_ROWS}.pictures:CaptionedPictures",
+        pictures=f"{_ROWS}.pictures:CaptionedPictures",
+        texts=False,
+        heads=("vector",),
+        causal=False,
+        does="makes vectors of images and texts",
+        selects="loss",
+        pair_bias=bias,
+        wrong_head=f"the model makes no vectors of images and texts; set model.head='vector' and model.text_layers{_NEW_HEAD}",
     )
 
 
@@ -214,6 +247,8 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
         selects="mse",
         wrong_head=f"the model scores tokens; set model.head='classes' and model.classes=1{_NEW_HEAD}",
     ),
+    "clip": _of_captions("Clip", False),
+    "siglip": _of_captions("Siglip", True),
     "contrastive": ObjectiveSpec(
         f"{_LOSSES}.contrastive:Contrastive",
         f"{_ROWS}.matched:Matched",
@@ -284,7 +319,7 @@ class _CommonOptions(Options):
         settings.one_of(
             "causal_lm",
             "what is predicted: the next token; the same after a prefix that is read in both directions; masked tokens; "
-            "spans cut out of a text; the class of a text or an image; the pixels of hidden patches of an image (masked_images); a text's number; which passage belongs to a question (contrastive); what a teacher predicts; the next token of good texts, and not that of bad ones (unlikelihood); which of two answers is better (dpo and "
+            "spans cut out of a text; the class of a text or an image; the pixels of hidden patches of an image (masked_images); which caption belongs to an image (clip, siglip); a text's number; which passage belongs to a question (contrastive); what a teacher predicts; the next token of good texts, and not that of bad ones (unlikelihood); which of two answers is better (dpo and "
             "the following), or that one is good or bad (kto); how good an answer is (reward), or which of its steps are right (process_reward); or nothing: what is written is rewarded (grpo, rloo, "
             "reinforce, and the following)",
             *OBJECTIVES,

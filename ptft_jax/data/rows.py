@@ -136,9 +136,9 @@ class RowSet:
 
         def labelled(row: int) -> Labelled:
             [[start, stop]] = self.plan[row]
-            pixels = np.asarray(self.store.ids[start:stop]).reshape(builder.kept, builder.kept, builder.channels)
             example = int(np.searchsorted(self.store.offsets, start, side="right")) - 1
-            return pixels, -1 if self.store.labels is None else int(self.store.labels[example])
+            label = -1 if self.store.labels is None else int(self.store.labels[example])
+            return builder.parted(np.asarray(self.store.ids[start:stop]), label)
 
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
         return builder.row(labelled(index), rng, lambda r: labelled(int(r.integers(len(self.plan)))))

@@ -10,7 +10,7 @@ from typing import Any
 from ptft_jax.data import records, token_folder, tokenize, trained_on
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.formats import Pixels
-from ptft_jax.data.formats.layouts import TALKING
+from ptft_jax.data.formats.layouts import CAPTIONED, TALKING
 from ptft_jax.data.options import DataOptions
 from ptft_jax.data.store import Store
 from ptft_jax.errors import UserError, few
@@ -164,6 +164,12 @@ def _rendering(data: DataOptions, kind: str) -> dict[str, Any]:
     if kind in PICTURED:
         images = data.images
         pixels = Pixels(images.size, images.channels, images.fit, images.background)
+        if kind == CAPTIONED:
+            if data.overlong not in ("raise", "truncate"):
+                raise UserError(
+                    f"config.data.overlong = {data.overlong!r}: of captions 'raise' or 'truncate' is expected"
+                )
+            pixels = dataclasses.replace(pixels, caption_length=images.caption_length, cut=data.overlong == "truncate")
         return {"template": "", "train_on": "assistant", "pixels": pixels}
     if kind not in TALKING:
         return {"template": "", "train_on": "assistant"}

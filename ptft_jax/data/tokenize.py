@@ -73,7 +73,7 @@ class Opened:
             if long := long_text(self, index):
                 yield long
             else:
-                yield from encoder.texts(self.records[index], self.records.where(index))
+                yield from encoder.said(self.records[index], self.records.where(index))
 
     def identity_of_texts(self) -> tuple[str, ...]:
         """Equal where `texts` are."""

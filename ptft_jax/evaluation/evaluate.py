@@ -10,11 +10,16 @@ import numpy as np
 
 from ptft_jax.config.metrics import RAW
 from ptft_jax.data.rows import Rows
-from ptft_jax.objectives import calibration, correlation, counts
+from ptft_jax.objectives import calibration, correlation, counts, recall
 from ptft_jax.parallel import processes
 from ptft_jax.parallel.compile import to_host
 
 BITS = "bits_per_byte"
+# Tables whose rows are put one after the other, and what is made of them.
+JOINED: Mapping[str, Callable[[np.ndarray], dict[str, float]]] = {
+    correlation.ROWS: correlation.values,
+    recall.VECTORS: recall.values,
+}
 
 
 class Measuring(NamedTuple):
@@ -82,7 +87,7 @@ class EvalSet:
             name: tuple(map(sum, zip(*(part[name] for part in parts))))
             if isinstance(first, tuple)
             else np.concatenate([part[name].reshape(-1, part[name].shape[-1]) for part in parts])
-            if name == correlation.ROWS
+            if name in JOINED
             else sum(part[name] for part in parts)
             for name, first in parts[0].items()
         }
@@ -92,8 +97,9 @@ class EvalSet:
         values = {k: float(total / weight) if weight else math.nan for k, (total, weight) in host.items()}
         if counts.BY_CLASS in sums:
             values |= counts.f1(sums[counts.BY_CLASS])
-        if correlation.ROWS in sums:
-            values |= correlation.values(sums[correlation.ROWS])
+        for name, figures in JOINED.items():
+            if name in sums:
+                values |= figures(sums[name])
         if calibration.TABLE in sums:
             values |= calibration.values(sums[calibration.TABLE])
         if "nll" in host and self._bytes:

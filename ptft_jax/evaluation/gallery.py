@@ -29,6 +29,7 @@ def rows(
     count: int,
     check: Callable[[], None] = lambda: None,
     copied: jax.sharding.Sharding | None = None,
+    tokenizer: Any = None,
 ) -> list[dict[str, Any]]:
     """What is shown of a set of images.
 
@@ -36,13 +37,14 @@ def rows(
       objective, model, params: of a run on images.
       batches: of the set.
       classes: names.
+      tokenizer: of captions.
       count: mistakes at most, and as many of the first images; of masked images, those.
       check: is called between batches, and may raise to end it.
       copied: where what is read comes to; needed where this is one of several processes, which all have to call this with the same batches.
 
     Returns:
       Rows with "kind" ("mistake" or "example": "class", "named", "probability", "image"; "hidden": "image", "seen", "made"), and the "number" of the
-      image in the set; images in base 64, as `ptft_jax.data.pictures.decoding.decoded` reads them.
+      image in the set; of captions these are in the place of classes, and each is chosen among those of its batch; images in base 64, as `ptft_jax.data.pictures.decoding.decoded` reads them.
     """
     if model.spec.head == "pixels":
         predicted = jax.jit(lambda params, batch: _made(objective, model, params, batch), out_shardings=copied)
@@ -52,7 +54,12 @@ def rows(
             lambda params, batch: jax.nn.softmax(model.logits(params, objective.hidden(model, params, batch))),
             out_shardings=copied,
         )
-        found = _named(functools.partial(named, params), batches, classes, count, check)
+        told = functools.partial(_classes, classes)
+        found = _named(functools.partial(named, params), batches, told, count, check)
+    elif model.spec.head == "vector" and model.spec.text_layers:
+        chosen = jax.jit(lambda params, batch: objective.chosen(model, params, batch), out_shardings=copied)
+        told = functools.partial(_captions, tokenizer)
+        found = _named(functools.partial(chosen, params), batches, told, count, check)
     else:
         return []
     return list(found)
@@ -66,23 +73,25 @@ def _packed(image: np.ndarray) -> str:
 def _named(
     probabilities: Callable[[Rows], jax.Array],
     batches: Iterable[Rows],
-    classes: Sequence[str],
+    told: Callable[[Rows], tuple[list[str], Callable[[int], str]]],
     count: int,
     check: Callable[[], None],
 ) -> Iterator[dict[str, Any]]:
+    """`told`: of a batch what each row is, and what a number of `probabilities` stands for."""
     mistakes: list[tuple[float, dict[str, Any]]] = []
     examples: list[dict[str, Any]] = []
     number = 0
     for batch in batches:
         check()
         found_BC = np.asarray(probabilities(batch))
+        right_B, name = told(batch)
         for n in np.flatnonzero(batch["weights"] > 0):
-            named, right = int(found_BC[n].argmax()), int(batch["targets"][n])
-            sure = float(found_BC[n, named])
+            number_named = int(found_BC[n].argmax())
+            named, right, sure = name(number_named), right_B[n], float(found_BC[n, number_named])
             row = {
                 "number": number,
-                "class": _name(right, classes),
-                "named": _name(named, classes),
+                "class": right,
+                "named": named,
                 "probability": sure,
             }
             number += 1
@@ -93,6 +102,15 @@ def _named(
                 mistakes = sorted(mistakes, key=lambda one: -one[0])[:count]
     yield from (row for _, row in mistakes)
     yield from examples
+
+
+def _classes(classes: Sequence[str], batch: Rows) -> tuple[list[str], Callable[[int], str]]:
+    return [_name(int(n), classes) for n in batch["targets"]], lambda number: _name(number, classes)
+
+
+def _captions(tokenizer: Any, batch: Rows) -> tuple[list[str], Callable[[int], str]]:
+    texts = [tokenizer.decode(ids[: int(end)].tolist()) for ids, end in zip(batch["captions"], batch["ends"])]
+    return texts, texts.__getitem__
 
 
 def _name(number: int, classes: Sequence[str]) -> str:

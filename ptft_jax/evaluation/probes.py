@@ -11,16 +11,14 @@ import jax
 import numpy as np
 
 from ptft_jax import config as configs
-from ptft_jax.data import batches, class_names, filling, source_splits
-from ptft_jax.data import tokenizers as tok
-from ptft_jax.data.builders.pictures import ClassedPictures, Pictures
+from ptft_jax.data import batches, class_names
 from ptft_jax.errors import UserError, nearest
-from ptft_jax.evaluation import probe_fits
+from ptft_jax.evaluation import probe_fits, zero_shot
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.params import finite
 from ptft_jax.params.rules import flatten
 
-PROBES = ("ridge", "linear", "attention", "knn")
+PROBES = ("ridge", "linear", "attention", "knn", zero_shot.NAME)
 POOLINGS = ("token", "mean")
 _MOST = 1 << 32  # bytes of states of all tokens, which the attention probe learns from at once
 
@@ -50,6 +48,7 @@ def evaluate(
     seed: int = 0,
     pooling: str = "",
     k: int = 20,
+    prompts: Sequence[str] = zero_shot.PROMPTS,
     batch_size: int = 64,
     plugins: Sequence[str] = (),
     **reading: Any,
@@ -66,11 +65,12 @@ def evaluate(
       pooling: whether the class token's last state is read, or the mean of the patches'; "" = as `model.pooling` has it. The attention
         probe reads all.
       k: neighbors, or all where fewer were learned from.
+      prompts: of the probe "prompts", which learns from nothing: texts with {} in the place of the name of a class.
       reading: other settings of `config.data` than the run's.
 
     Returns:
       {"data", "split", "examples", "learned_from": of all, "pooling", "probe/PROBE/SHOTS": accuracy, ...,
-      "probe/ridge/SHOTS/strength": what the sweep chose}; SHOTS "all" for 0.
+      "probe/ridge/SHOTS/strength": what the sweep chose, "probe/prompts": accuracy}; SHOTS "all" for 0.
 
     Raises:
       UserError: a model of texts, data without classes, a class with fewer images than are asked for.
@@ -85,6 +85,12 @@ def evaluate(
     values["plugins"] = tuple(dict.fromkeys((*config.plugins, *plugins)))
     data = configs.check(values).data
     split, whole = split or "validation", "attention" in probes
+    by_name = {}
+    if zero_shot.NAME in probes:
+        by_name = zero_shot.evaluate(loaded, data, split, prompts, batch_size)
+        probes = [probe for probe in probes if probe != zero_shot.NAME]
+    if not probes:
+        return {"data": data.source, "split": split, **by_name}
     learned, head = _read(loaded, data, "train", class_names.NEW, batch_size, whole)
     measured, head = _read(loaded, data, split, head, batch_size, whole)
     order = _order(learned.classes, head.names, shots, seed, data.source)
@@ -100,7 +106,7 @@ def evaluate(
             at = f"probe/{probe}/{count or 'all'}"
             found[at] = float(np.mean(scores.argmax(axis=1) == measured.classes))
             found |= {f"{at}/{what}": value for what, value in more.items()}
-    return found
+    return found | by_name
 
 
 def _check(loaded: Any, probes: Sequence[str], shots: Sequence[int], split: str) -> None:
@@ -128,14 +134,7 @@ def _read(
 ) -> tuple[Labelled, class_names.Head]:
     """The images of a split; of all their tokens where `whole`, else [N, 2, D]: the class token, and the mean of the patches."""
     spec = loaded.model.spec
-    builder = ClassedPictures.of_images(None, spec, data)
-    tokens = source_splits.tokenized(data, data.source, split, tok.ByteTokenizer(), Pictures.kinds)
-    if tokens.kind not in builder.kinds:
-        raise UserError(
-            f"--probe: {data.source}: {tokens.description}: probes learn classes, and these images have none"
-        )
-    tokens, head = class_names.numbered(tokens, head)
-    rows = filling.filled(data, tokens, builder, partial=True).rows
+    rows, head = zero_shot.rows_of(spec, data, split, head)
     count = len(rows)
     size = 4 * count * spec.max_length * spec.width
     if whole and size > _MOST:

@@ -28,7 +28,7 @@ _SIZES = {
     "max_position_embeddings", "head_dim", "n_embd", "n_layer", "n_head", "n_inner", "n_positions", "n_ctx",
     "num_local_experts", "num_experts", "num_experts_per_tok", "moe_intermediate_size", "decoder_sparse_step",
     "image_size", "patch_size", "num_channels", "type_vocab_size", "sliding_window_pattern", "_sliding_window_pattern",
-    "no_rope_layer_interval", "original_max_position_embeddings", "num_labels", "sliding_window", "num_register_tokens", "projection_dim",
+    "no_rope_layer_interval", "original_max_position_embeddings", "num_labels", "sliding_window", "num_register_tokens", "projection_dim", "projection_size",
 }  # fmt: skip
 # What of the sizes the tensors tell: at most as many of them, as the longest axis of one, or as the numbers of the largest one.
 _TENSORS = {"num_hidden_layers", "n_layer", "num_local_experts", "num_experts"}
@@ -50,7 +50,7 @@ _NUMBERS = {
 _KINDS: dict[str, type] = {
     "model_type": str, "hidden_act": str, "hidden_activation": str, "activation_function": str, "rope_type": str,
     "layer_types": list, "architectures": list, "no_rope_layers": list, "mlp_only_layers": list, "id2label": dict,
-    "label2id": dict, "vision_config": dict, "image_mean": list, "image_std": list,
+    "label2id": dict, "vision_config": dict, "text_config": dict, "image_mean": list, "image_std": list,
     "quantization_config": dict, "rope_parameters": dict, "rope_scaling": dict, "short_factor": list,
     "long_factor": list,
 }  # fmt: skip

@@ -82,6 +82,9 @@ class Exported:
             written |= labels.write(self.classes, self.fields["classes"])
             stale.add("num_labels")
         kept = {k: v for k, v in self._origin.items() if k not in written and k not in stale}
+        for part in ("text_config", "vision_config"):
+            if part in written and part in self._origin:
+                kept[part] = {**self._origin[part], **written[part]}
         config = {**written, **kept}
         if families.canonical(self.family.read(Fields(config, "config.json"))) != families.canonical(
             self.family.read(Fields(written, "config.json"))
@@ -90,6 +93,18 @@ class Exported:
         if self.tokenizer is not None:
             config |= {"bos_token_id": self.tokenizer.bos_id, "eos_token_id": self._ends()}
             config["pad_token_id"] = written.get("pad_token_id") or self.tokenizer.pad_id
+            if "text_config" in config:  # the vector of a text is read where it ends
+                if self.tokenizer.end_id == 2 and self.fields["text_causal"]:
+                    raise UserError(
+                        "--to=hf: the token that ends texts is number 2, where transformers' CLIP takes the largest token of a text for its end: "
+                        "there is no file that it would read as this model does"
+                    )
+                ends = {
+                    "bos_token_id": self.tokenizer.bos_id,
+                    "eos_token_id": self.tokenizer.end_id,
+                    "pad_token_id": self.tokenizer.end_id,
+                }
+                config["text_config"] = {**config["text_config"], **ends}
         if self._reads_last:
             config["pad_token_id"] = self._padding()
         return {**config, "dtype": dtype, "torch_dtype": dtype}

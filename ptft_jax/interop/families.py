@@ -76,7 +76,7 @@ def canonical(model: Model) -> dict[str, Any]:
     """Every structural field and `vocab_size`, sizes filled in, so that equal models are equal dicts."""
     values = {name: hashable(model.get(name, _DEFAULTS[name])) for name in (*STRUCTURE, "vocab_size")}
     spec = ModelSpec(**values).resolved
-    values |= {name: getattr(spec, name) for name in ("kv_heads", "head_dim", "mlp_width")}
+    values |= {name: getattr(spec, name) for name in ("kv_heads", "head_dim", "mlp_width", "text_mlp_width")}
     values["attention_scale"] = values["attention_scale"] or values["head_dim"] ** -0.5
     values["biases"] = tuple(sorted(values["biases"]))
     if values["norm"] != "layer":  # such norms have no bias to speak of

@@ -1,4 +1,4 @@
-"""DINOv2, and the towers for images of CLIP and SigLIP, as Hugging Face writes them: configs in both directions, and name maps."""
+"""DINOv2, and the towers for images of CLIP and SigLIP alone, as Hugging Face writes them: configs in both directions, and name maps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from ptft_jax.errors import UserError
 from ptft_jax.interop import labels
-from ptft_jax.interop.config_reader import Fields, check, sizes, write_sizes
+from ptft_jax.interop.config_reader import Fields, sizes, write_sizes
 from ptft_jax.interop.encoders import colors
 from ptft_jax.interop.names import Model, Part, Tensor, linear, norm
 
@@ -14,7 +14,7 @@ _BIASES = ("qkv", "out", "mlp", "norm")
 _MOST_RATIO = 64
 
 
-def _architecture(c: Fields, known: dict[str, Any]) -> str:
+def architecture(c: Fields, known: dict[str, Any]) -> str:
     """That of a config.json; the first where it names none. Raises UserError for one that is not known."""
     given = str((c.get("architectures", None) or list(known))[0])
     if given not in known:
@@ -61,7 +61,7 @@ class Dinov2:
         return next((name for name, head in self.architectures.items() if head == m["head"]), self.architecture)
 
     def read(self, c: Fields) -> dict[str, Any]:
-        head = self.architectures[_architecture(c, self.architectures)]
+        head = self.architectures[architecture(c, self.architectures)]
         gated, images = bool(c.get("use_swiglu_ffn", False)), _images(c)
         width, registers = c.need("hidden_size"), c.get("num_register_tokens", 4) if self.registered else 0
         mlp = _hidden(width, c.get("mlp_ratio", 4), gated)
@@ -156,7 +156,7 @@ class ClipVision:
         return "CLIPVisionModelWithProjection" if m["vector_width"] else "CLIPVisionModel"
 
     def read(self, c: Fields) -> dict[str, Any]:
-        projected = self.architectures[_architecture(c, self.architectures)]
+        projected = self.architectures[architecture(c, self.architectures)]
         return {**self._tower(c), "vector_width": c.get("projection_dim", 512) if projected else 0}
 
     def _tower(self, c: Fields) -> dict[str, Any]:
@@ -240,35 +240,3 @@ class SiglipVision(ClipVision):
         found += norm(f"{ours}/norm", p + "head.layernorm", True)
         found += linear(f"{ours}/mlp/up", p + "head.mlp.fc1", True)
         return [*found, *linear(f"{ours}/mlp/down", p + "head.mlp.fc2", True)]
-
-
-class Clip(ClipVision):
-    """A whole CLIP, of which the tower for images is read. What is made of it is written as that tower."""
-
-    model_type, architecture = "clip", "CLIPModel"
-    architectures: ClassVar = {"CLIPModel": True}
-    tower: ClassVar[type[ClipVision]] = ClipVision
-
-    def read(self, c: Fields) -> dict[str, Any]:
-        _architecture(c, self.architectures)
-        inner = dict(c.get("vision_config", {}))
-        check(inner, c.where, "vision_config.")
-        projected = {"projection_dim": c.get("projection_dim", 512)} if self.architectures[self.architecture] else {}
-        pixels = {name: c.values[name] for name in ("image_mean", "image_std") if name in c.values}
-        return self.tower().read(Fields({**inner, **projected, **pixels, "architectures": None}, c.where))
-
-    def tensors(self, m: Model) -> list[Tensor]:
-        return self.tower().tensors(m)
-
-    def write(self, m: Model) -> dict[str, Any]:
-        raise UserError(
-            f"{self.model_type} has a tower for texts, too: {self.tower.model_type} is that for images alone"
-        )
-
-
-class Siglip(Clip):
-    """A whole SigLIP, likewise."""
-
-    model_type, architecture = "siglip", "SiglipModel"
-    architectures: ClassVar = {"SiglipModel": False}
-    tower: ClassVar[type[ClipVision]] = SiglipVision

@@ -20,6 +20,8 @@ def their_shape(tensor: Tensor, ours: Sequence[int], model: Model) -> tuple[int,
         return (1, 1, *ours)
     if tensor.layout == "rows":
         return (1, *ours)
+    if tensor.layout == "number":
+        return ()
     if tensor.layout == "patches":
         return (ours[1], model["channels"], model["patch_size"], model["patch_size"])
     return tuple(ours)
@@ -40,6 +42,8 @@ def read(tensor: Tensor, name: str, index: tuple[slice, ...], fetch: Read) -> np
         return fetch(name, ())[0, 0][index]
     if tensor.layout == "rows":
         return fetch(name, ())[0][index]
+    if tensor.layout == "number":
+        return fetch(name, ()).reshape(1)[index]
     if tensor.layout == "patches":
         kernel = fetch(name, ())
         return kernel.transpose(2, 3, 1, 0).reshape(-1, kernel.shape[0])[index]

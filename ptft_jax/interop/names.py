@@ -41,6 +41,7 @@ class Tensor:
       theirs: name of their tensor, with {layer} and {expert} to fill in.
       layout: how an array of theirs becomes ours:
         "same"; "transposed" [out, in] -> [in, out]; "row" [1, 1, D] -> [D]; "rows" [1, N, D] -> [N, D];
+        "number" [] -> [1];
         "patches" a convolution [D, C, P, P] -> the kernel [P * P * C, D] of flattened patches.
       part: which rows of theirs (output axis, before the layout is changed) are ours, None for all of them.
     """

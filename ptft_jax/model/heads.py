@@ -11,6 +11,7 @@ from flax import nnx
 from ptft_jax.model.dot_product import Seen, attention
 from ptft_jax.model.layers import ACTIVATIONS, MLP, Embedding, Linear, Norm, soft_cap
 from ptft_jax.model.spec import ModelSpec
+from ptft_jax.model.texts import TextTower
 
 # Patterns of the leaves with a number (or a column) a class, last axis.
 PER_CLASS = ("head/(classes|distilled)/(kernel|bias)",)
@@ -83,12 +84,14 @@ class AttentionPool(nnx.Module):
 
 
 class VectorHead(nnx.Module):
-    """One vector of an image: what `Pool` reads, or a projection of it without a bias (Radford et al. 2021, "CLIP", figure 3)."""
+    """One vector of an image: what `Pool` reads, or a projection of it without a bias (Radford et al. 2021, "CLIP", figure 3); with
+    `text_layers` beside a tower for texts."""
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
         self.pool = Pool(spec, rngs)
         wide, size = spec.width * (2 if spec.pooling == "both" else 1), spec.vector_width
         self.projection = Linear(wide, size, spec, rngs, bias=False, std=spec.output_std, scores=True) if size else None
+        self.texts = TextTower(spec, size or wide, rngs) if spec.text_layers else None
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """float32 [B, `vector_width` or what is read]."""

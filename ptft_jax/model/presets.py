@@ -21,6 +21,14 @@ _BERT = dict(
     norm_eps=1e-12, activation="gelu", causal=False, norm_placement="post", embedding_norm=True, token_types=2, head="masked_lm"
 )  # fmt: skip
 _VIT = dict(norm_eps=1e-12, activation="gelu", causal=False, head="classes")
+_CLIP = {
+    **_VIT, "norm_eps": 1e-5, "activation": "quick_gelu", "head": "vector", "embedding_norm": True, "patch_bias": False, "vector_width": 512,
+    "image_size": 224, "patch_size": 32, "max_length": 50,
+}  # fmt: skip
+_SIGLIP = {
+    **_VIT, "norm_eps": 1e-6, "activation": "gelu_tanh", "head": "vector", "class_token": False, "pooling": "attention",
+    "image_size": 224, "patch_size": 16, "max_length": 196,
+}  # fmt: skip
 _DINOV2 = {**_VIT, "norm_eps": 1e-6, "layer_scale": 1.0, "pooling": "both", "image_size": 518, "patch_size": 14, "max_length": 1370}  # fmt: skip
 
 # Each value names fields of `config.model`, as the family's first published models have them; sizes are the caller's.
@@ -69,14 +77,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
     # Oquab et al. 2023; Darcet et al. 2023
     "dinov2": _DINOV2,
     "dinov2_with_registers": {**_DINOV2, "max_length": 1374, "registers": 4},
-    # The towers for images of Radford et al. 2021 and Zhai et al. 2023
-    "clip_vision_model": {
-        **_VIT, "norm_eps": 1e-5, "activation": "quick_gelu", "head": "vector", "embedding_norm": True, "patch_bias": False, "vector_width": 512,
-        "image_size": 224, "patch_size": 32, "max_length": 50,
-    },
-    "siglip_vision_model": {
-        **_VIT, "norm_eps": 1e-6, "activation": "gelu_tanh", "head": "vector", "class_token": False, "pooling": "attention",
-        "image_size": 224, "patch_size": 16, "max_length": 196,
+    # Radford et al. 2021 and Zhai et al. 2023, and their towers for images alone
+    "clip_vision_model": _CLIP,
+    "siglip_vision_model": _SIGLIP,
+    "clip": {**_CLIP, "text_layers": 12, "text_width": 512, "text_heads": 8, "text_length": 77},
+    "siglip": {
+        **_SIGLIP, "text_layers": 12, "text_width": 768, "text_heads": 12, "text_length": 64, "text_causal": False, "pair_bias": True,
     },
 }  # fmt: skip
 

@@ -139,6 +139,28 @@ class ModelSpec(Options):
         )
     )
     vector_width: int = declared(natural(0, "of head=vector: numbers of the vector, by a projection; 0 = what is read"))
+    text_layers: int = declared(
+        natural(
+            0, "of head=vector: blocks of a tower for texts, whose vectors are compared with those of images; 0 = none"
+        )
+    )
+    text_width: int = declared(positive(64, "of the tower for texts: size of its residual stream"))
+    text_heads: int = declared(positive(4, "of the tower for texts: attention heads"))
+    text_mlp_width: int = declared(natural(0, "of the tower for texts: hidden size of its MLPs; 0 = as of mlp_width"))
+    text_length: int = declared(positive(32, "of the tower for texts: longest text, in tokens, with its ends"))
+    text_causal: bool = declared(
+        Field(
+            True,
+            "of the tower for texts: tokens see only what came before them, and the end of the text is its vector (CLIP); else all see all, "
+            "padding too, and the last position is (SigLIP)",
+        )
+    )
+    pair_bias: bool = declared(
+        Field(
+            False,
+            "of images and texts: scores have a learned bias, and begin at 10 * cosine - 10, not cosine / 0.07 (SigLIP)",
+        )
+    )
     decoder_layers: int = declared(positive(2, "of head=pixels: blocks of the decoder", most=1000))
     decoder_width: int = declared(positive(64, "of head=pixels: width of the decoder"))
     decoder_heads: int = declared(positive(4, "of head=pixels: attention heads of the decoder"))
@@ -180,8 +202,12 @@ class ModelSpec(Options):
             self,
             kv_heads=self.kv_heads or self.heads,
             head_dim=self.head_dim or self.width // self.heads,
-            mlp_width=self.mlp_width or (_gated_width(self.width) if self.gated else 4 * self.width),
+            mlp_width=self.mlp_width or self._mlp_width(self.width),
+            text_mlp_width=self.text_mlp_width or (self._mlp_width(self.text_width) if self.text_layers else 0),
         )
+
+    def _mlp_width(self, width: int) -> int:
+        return _gated_width(width) if self.gated else 4 * width
 
     @property
     def width_ratio(self) -> float:
@@ -253,6 +279,7 @@ STRUCTURE = tuple(f.name for f in dataclasses.fields(ModelSpec) if f.name not in
 # What a child may have otherwise than its parent, where `init.fresh` re-initializes it.
 HEAD = (
     "head", "tied", "classes", "class_hidden", "pooling", "vector_width", "decoder_layers", "decoder_width", "decoder_heads",
+    "text_layers", "text_width", "text_heads", "text_mlp_width", "text_length", "text_causal", "pair_bias",
 )  # fmt: skip
 
 # What a child of a model of images may have otherwise with `init.resize`.
@@ -269,10 +296,16 @@ _IMAGES = (
     "patch_size", "channels", "class_token", "registers", "patch_bias", "distillation", "pixel_mean", "pixel_std",
 )  # fmt: skip
 _DECODER = ("decoder_layers", "decoder_width", "decoder_heads")
+_TEXTS = ("text_width", "text_heads", "text_mlp_width", "text_length", "text_causal", "pair_bias")
 _EXPERTS, _TOKENS = (
     ("experts_per_token", "normalize_experts", "router_bias"),
     ("position_offset", "embedding_scale", "token_types", "tied"),
 )
+
+
+def wordless(model: Any) -> bool:
+    """Whether a model (its fields, or `config.model`) reads images and no text, so that its run needs no tokenizer."""
+    return bool(model["image_size"]) and not (model["head"] == "vector" and model["text_layers"])
 
 
 def from_config(model: ModelSpec, vocab_size: int) -> ModelSpec:
@@ -283,7 +316,8 @@ def from_config(model: ModelSpec, vocab_size: int) -> ModelSpec:
     idle |= set() if model.head == "classes" else set(_CLASSES)
     idle |= set() if model.image_size else set(_IMAGES)
     idle |= set() if model.image_size and model.head in ("classes", "vector") else {"pooling"}
-    idle |= set() if model.head == "vector" else {"vector_width"}
+    idle |= set() if model.head == "vector" else {"vector_width", "text_layers"}
+    idle |= set() if model.head == "vector" and model.text_layers else set(_TEXTS)
     idle |= set() if model.head == "pixels" else set(_DECODER)
     idle |= set() if model.experts else set(_EXPERTS)
     idle |= set(_TOKENS) if model.image_size else set()
@@ -351,6 +385,7 @@ def contradictions(m: dict[str, Any]) -> list[tuple[str, Any, str]]:
 def _of_images(m: dict[str, Any]) -> list[tuple[bool, str, str]]:
     """As the rows of `contradictions`."""
     several, pixels = m["distillation"] != "none", m["head"] == "pixels"
+    texts = m["head"] == "vector" and bool(m["text_layers"])
     plain = m["class_token"] and not m["registers"]
     sizes = (1, m["channels"])
     return [
@@ -367,6 +402,10 @@ def _of_images(m: dict[str, Any]) -> list[tuple[bool, str, str]]:
         (not pixels or m["decoder_width"] % 4 == 0, "decoder_width", "a multiple of 4"),
         (not pixels or m["decoder_width"] % m["decoder_heads"] == 0, "decoder_width", f"a multiple of model.decoder_heads {m['decoder_heads']!r}"),
         (not (pixels and m["experts"]), "experts", "0 where model.head is 'pixels'"),
+        (not (texts and m["experts"]), "experts", "0 where model.text_layers is above 0"),
+        (not texts or m["text_width"] % m["text_heads"] == 0, "text_width", f"a multiple of model.text_heads {m['text_heads']!r}"),
+        (not texts or m["text_length"] > 1, "text_length", "at least 2: a token, and the end"),
+        (not (texts and m["mup_base_width"]), "mup_base_width", "0 where model.text_layers is above 0"),
     ]  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from ptft_jax.model.layout import Layout
 from ptft_jax.model.moe import MoE, Routing
 from ptft_jax.model.quantized import Quantization, known_after
 from ptft_jax.model.spec import ModelSpec
+from ptft_jax.model.texts import TextTower
 from ptft_jax.model.trunk import Trunk
 from ptft_jax.model.vision import PixelDecoder
 
@@ -289,6 +290,23 @@ class Transformer:
         head = self._trunk(params).head
         assert isinstance(head, PixelDecoder), "the model was built with a head for pixels"
         return head(x_BTD, visible_BK)
+
+    def texts(self, params: Params, tokens_BT: jax.Array, last_B: jax.Array) -> jax.Array:
+        """The vectors of texts, float32 [B, size of an image's], of a model with `text_layers`; arguments as of `TextTower`."""
+        return self._texts(params)(tokens_BT, last_B)
+
+    def pair_scale(self, params: Params) -> tuple[jax.Array, jax.Array]:
+        """What the cosine of an image and a text is multiplied by, and what is added, float32 [] each."""
+        tower = self._texts(params)
+        bias = jnp.zeros((), jnp.float32) if tower.bias is None else tower.bias[...].astype(jnp.float32)[0]
+        return jnp.exp(tower.scale[...].astype(jnp.float32)[0]), bias
+
+    def _texts(self, params: Params) -> TextTower:
+        head = self._trunk(params).head
+        assert isinstance(head, heads.VectorHead) and head.texts is not None, (
+            "the model was built with a tower for texts"
+        )
+        return head.texts
 
     def values(self, params: Params, x_BTD: jax.Array) -> jax.Array:
         """Hidden states to what the rest of each text is worth, float32 [B, T], of a model with `value_head`."""

@@ -102,6 +102,7 @@ def decoder_spec(spec: ModelSpec) -> ModelSpec:
         head_dim=spec.decoder_width // spec.decoder_heads,
         mlp_width=4 * spec.decoder_width,
         layers=spec.decoder_layers,
+        attention_scale=0.0,
         mup_base_width=0,
     )
 

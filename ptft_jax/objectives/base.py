@@ -94,6 +94,8 @@ class Objective(Protocol):
 
     def tables(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch) -> dict[str, jax.Array]: ...
 
+    def bounded(self, params: Mapping[str, jax.Array]) -> dict[str, jax.Array]: ...
+
     def remarks(self, before: Mapping[str, float], after: Mapping[str, float]) -> list[str]: ...
 
     def reference_of(self, model: Any, params: Any, batch: Batch) -> dict[str, jax.Array]: ...
@@ -179,6 +181,10 @@ class Rows:
             f"config.eval.metrics: the objective {name} does not say what they are measured of ({name}.measured)"
         )
 
+    def bounded(self, params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Those of the trainable parameters after an update, by path, that the objective keeps within bounds."""
+        return {}
+
     def remarks(self, before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
         """What people should know of a run that ended, by the evaluations of its start and of its selected checkpoint, "SET/NAME" ->
         value."""
@@ -207,7 +213,7 @@ class Rows:
 
     def tables(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Counts that evaluation adds up over batches, float32 [n, m], by the names that `ptft_jax.objectives.counts` has; or that of
-        `ptft_jax.objectives.correlation`, whose rows it puts one after the other."""
+        `ptft_jax.objectives.correlation` and `ptft_jax.objectives.recall`, whose rows it puts one after the other."""
         return {}
 
     def weights(self, batch: Batch) -> jax.Array:

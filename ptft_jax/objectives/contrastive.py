@@ -65,7 +65,7 @@ class Contrastive(Rows):
         questions_BD = unit(pooled(hidden_BTD, batch["question"], self.pooling))
         passages_BD = unit(pooled(hidden_BTD, passage_BT, self.pooling))
         product_BB = jnp.einsum("bd,cd->bc", questions_BD, passages_BD, precision=jax.lax.Precision.HIGHEST)
-        digest_B2 = _digests(batch["inputs"], passage_BT)
+        digest_B2 = digests(batch["inputs"], passage_BT)
         same_BB = (digest_B2[:, None] == digest_B2[None]).all(-1)
         itself_BB = jnp.eye(len(passages_BD), dtype=bool)
         counts_BB = itself_BB | (~same_BB & (self.weights(batch) > 0)[None])
@@ -104,7 +104,7 @@ def unit(x_BD: jax.Array) -> jax.Array:
     return x_BD * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x_BD), axis=-1, keepdims=True), 1e-24))
 
 
-def _digests(ids_BT: jax.Array, chosen_BT: jax.Array) -> jax.Array:
+def digests(ids_BT: jax.Array, chosen_BT: jax.Array) -> jax.Array:
     """uint32 [B, 2]: equal where the chosen tokens of two rows are, which are the last of each row."""
     place_BT = jnp.cumsum(chosen_BT, axis=1).astype(jnp.uint32)
     found = []

@@ -40,7 +40,7 @@ def of(trainer: Trainer) -> dict[str, Any]:
         )
     kind = next((k for k in (("answers",) if trainer.tuned else ()) + builder.kinds if k in builder.kinds), "text")
     each = 2 if builder.paired or builder.scored else 1
-    length = builder.values if isinstance(builder, Pictures) else packing.longest(builder.slots, c.data.length) // each
+    length = builder.least if isinstance(builder, Pictures) else packing.longest(builder.slots, c.data.length) // each
     held = _examples(builder, kind, length, 1 if builder.rated else each, trainer.model.spec.vocab_size)
     tokens = source_splits.Tokens("a planned source", "train", held, kind, kind, (), False, str, records.Skipped())
     rows = filling.filled(c.data, tokens, builder, partial=not builder.pictured).rows

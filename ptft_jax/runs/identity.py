@@ -17,6 +17,7 @@ from ptft_jax.data.chat_templates import BUILT_IN
 from ptft_jax.data.class_names import Head
 from ptft_jax.data.tokenizers import alike, settings
 from ptft_jax.errors import UserError, listed
+from ptft_jax.model.spec import wordless
 from ptft_jax.runs import meant
 from ptft_jax.runs.workdir import Workdir
 
@@ -62,7 +63,7 @@ def of(source: Any) -> Identity:
     from ptft_jax.interop import families
 
     fields = source.fields
-    tokenizer = None if fields["image_size"] else source.tokenizer
+    tokenizer = None if wordless(fields) else source.tokenizer
     return Identity(
         source.name, families.canonical(fields), tokenizer, template_of(source, tokenizer), classes_of(source)
     )
@@ -105,7 +106,7 @@ def template(name: str, tokenizer: tok.Tokenizer, rows: Sequence[Mapping[str, An
 
 def chat_template(source: Any) -> str:
     """The source of the chat template by which a run, or imported weights, talk; "" where none is known."""
-    tokenizer = None if source.fields["image_size"] else source.tokenizer
+    tokenizer = None if wordless(source.fields) else source.tokenizer
     if tokenizer is None:
         return ""
     meta = getattr(source, "meta", {})

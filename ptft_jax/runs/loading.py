@@ -102,7 +102,7 @@ def load(
         adapted = added.onto(flatten(params))
         params = unflatten({p: jax.device_put(a, jax.devices()[0]) for p, a in adapted.items()})
         params = params if kept else method.merge(params)
-    tokenizer = None if spec.image_size else source.tokenizer
+    tokenizer = None if specs.wordless(source.fields) else source.tokenizer
     objective = source.config.tables.objectives[source.config.objective.name]
     gaps = objective.gaps_of(tokenizer)
     model, params = Transformer(spec, kept).collapsed(params)

@@ -21,7 +21,7 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.options import DataOptions
 from ptft_jax.errors import UserError, listed
 from ptft_jax.model.quantized import Quantization
-from ptft_jax.model.spec import HEAD, SIZES, STRUCTURE, VALUES
+from ptft_jax.model.spec import HEAD, SIZES, STRUCTURE, VALUES, wordless
 from ptft_jax.params import fingerprint, resizing
 from ptft_jax.params.partition import join, overlay
 from ptft_jax.params.rules import flatten, matches, unflatten
@@ -100,9 +100,7 @@ class Source:
         """The structural fields of its `config.model`, and `vocab_size`."""
         model = self.config.as_dict()["model"]
         size = (
-            self.meta.get("vocab_size")
-            or model["vocab_size"]
-            or (0 if model["image_size"] else self.tokenizer.vocab_size)
+            self.meta.get("vocab_size") or model["vocab_size"] or (0 if wordless(model) else self.tokenizer.vocab_size)
         )
         return {**{name: model[name] for name in STRUCTURE}, "vocab_size": size}
 

@@ -27,6 +27,7 @@ from ptft_jax.evaluation import answers, behavior, evaluate, measured_sets, prev
 from ptft_jax.evaluation.evaluate import Measuring
 from ptft_jax.interop import padding, tokenizer_files
 from ptft_jax.interop.pretrained import Pretrained
+from ptft_jax.model.spec import wordless
 from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import processes
 from ptft_jax.reporting.clock import Clock
@@ -269,12 +270,18 @@ class Run:
 
     def _load_data(self, fresh: tuple[str, ...]) -> None:
         c = self.config
-        parent = self.parent.tokenizer if self.parent and not c.model.image_size else None
-        if c.model.image_size:
-            if c.tokenizer.add:
-                raise UserError(
-                    f"config.tokenizer.add = {c.tokenizer.add!r}: a model of images has no tokens; leave it at ()"
-                )
+        alone = wordless(c.model)
+        parent = None
+        if self.parent and not alone and not wordless(self.parent.fields):
+            parent = self.parent.tokenizer
+        if c.model.image_size and c.tokenizer.add:
+            words = (
+                "a model of images has no tokens"
+                if alone
+                else "a tower for texts has the vocabulary that it begins with"
+            )
+            raise UserError(f"config.tokenizer.add = {c.tokenizer.add!r}: {words}; leave it at ()")
+        if alone:
             self.tokenizer: tok.Tokenizer = tok.ByteTokenizer()  # pixels are bytes
         elif self.continued:
             self.tokenizer, _ = self.continued.tokenizer, c.tokenizer.read_all()

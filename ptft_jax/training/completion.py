@@ -17,7 +17,7 @@ from ptft_jax.data.pictures import settled as pictures
 from ptft_jax.errors import UserError, listed
 from ptft_jax.evaluation.names import AUTO, direction, known
 from ptft_jax.evaluation.samples import MAX_NEW_TOKENS
-from ptft_jax.model.spec import HEAD, SIZES, STRUCTURE
+from ptft_jax.model.spec import HEAD, SIZES, STRUCTURE, wordless
 from ptft_jax.params.rules import assign, flatten, matches
 from ptft_jax.runs import loading, meant
 from ptft_jax.runs import source as restore
@@ -83,6 +83,8 @@ def resolve(
             hint = "; init.resize=True has it otherwise" if theirs["image_size"] and name in SIZES else hint
             raise UserError(f"config.model.{name} = {mine!r}, but the parent {parent.name} has {theirs[name]!r}{hint}")
         values["model"][name] = theirs[name]
+    if wordless(values["model"]):
+        values["model"]["vocab_size"] = 0  # of a tower for texts, where the parent has one
     if section.init.adapter:
         added = loading.peft_adapter(section.init.adapter, parent, "config.init.adapter", section.init.merge_into)
         _inherit_method(values, added)

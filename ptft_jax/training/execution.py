@@ -382,7 +382,9 @@ class Execution:
         copied = NamedSharding(run.trainer.mesh, PartitionSpec()) if jax.process_count() > 1 else None
         with self.clock("samples"):
             every = map(processes.all_rows, batches)
-            found = gallery.rows(run.trainer.objective, model, params, every, run.classes, run.pictures, check, copied)
+            found = gallery.rows(
+                run.trainer.objective, model, params, every, run.classes, run.pictures, check, copied, run.tokenizer
+            )
         if not processes.main():
             return
         text = "".join(json.dumps({"set": name, **row}, ensure_ascii=False) + "\n" for row in found)

@@ -106,6 +106,7 @@ class Step:
         after = flatten(optax.apply_updates(wide.trainable, updates))
         if self.balance is not None and routing is not None:
             after |= self.balance.moved(before, routing)
+        after |= self.objective.bounded(after)
         trainable = unflatten({p: before[p] if p in self.frozen else a for p, a in after.items()})
         ema = wide.ema
         if self.ema_decay:

@@ -152,8 +152,8 @@ class Trainer(Compiled):
 
     def _build_model(self, vocab_size: int, encode: Encode | None, constrain: sharding.Rows | None) -> None:
         c = self.config
-        rows = 0 if c.model.image_size else max(vocab_size, c.model.vocab_size)
-        if not rows and not c.model.image_size:
+        rows = 0 if specs.wordless(c.model) else max(vocab_size, c.model.vocab_size)
+        if not rows and not specs.wordless(c.model):
             raise UserError("config.model.vocab_size = 0: without a tokenizer the size has to be given")
         self.adapter = adapters.build(c.tune, None if c.model.image_size else encode)
         spec = specs.from_config(c.model, rows)

@@ -186,9 +186,10 @@ def _before(source: Any, params: dict[str, Any], base: dict[str, Any]) -> dict[s
 def _facts(source: Any) -> tuple[dict[str, Any], list[dict[str, Any]], Any, dict[str, Any]]:
     """A model's structural fields, the lineage that it and what came before it make, its tokenizer, its run's summary."""
     from ptft_jax.interop import pretrained
+    from ptft_jax.model.spec import wordless
 
     imported = isinstance(source, pretrained.Pretrained)
-    tokenizer = None if source.fields["image_size"] else source.tokenizer
+    tokenizer = None if wordless(source.fields) else source.tokenizer
     chain = source.lineage("" if imported else source.meta["fingerprint"])
     summary = {} if imported else Workdir(source.workdir).read_summary() or {}
     measured = summary.get("best_step") == source.step  # what the summary says is of that step

@@ -10,7 +10,7 @@ from ptft_jax.config.field import positive
 from ptft_jax.errors import UserError
 from ptft_jax.verbs.command import define_number
 
-_NAMES = ("shots", "pooling", "k", "seed")
+_NAMES = ("shots", "pooling", "k", "seed", "prompts")
 
 
 def define() -> None:
@@ -18,7 +18,7 @@ def define() -> None:
     flags.DEFINE_list(
         "probe",
         [],
-        "Of images, in the place of all else: how well classes are told from the model's states, by ridge, linear, attention, knn.",
+        "Of images, in the place of all else: how well classes are told from the model's states, by ridge, linear, attention, knn; or by their names, prompts.",
     )
     flags.DEFINE_list("probe_shots", None, "With --probe: images of each class that are learned from; 0 = all.")
     flags.DEFINE_enum(
@@ -28,6 +28,11 @@ def define() -> None:
         "With --probe: what is read; as the model's head has it where not given.",
     )
     define_number("probe_k", None, positive(20, ""), "With --probe=knn: neighbors; 20 where not given.")
+    flags.DEFINE_multi_string(
+        "probe_prompts",
+        None,
+        "With --probe=prompts: a text with {} in the place of the name of a class; may be given several times.",
+    )
     flags.DEFINE_integer("probe_seed", None, "With --probe_shots: which images they are; 0 where not given.")
 
 
@@ -37,9 +42,13 @@ def asked() -> dict[str, Any]:
     args = flags.FLAGS
     given = {name: getattr(args, f"probe_{name}") for name in _NAMES if getattr(args, f"probe_{name}") is not None}
     if not args.probe and given:
-        raise UserError(f"--probe_{next(iter(given))} is for probes: give --probe, of ridge, linear, attention, knn")
+        raise UserError(
+            f"--probe_{next(iter(given))} is for probes: give --probe, of ridge, linear, attention, knn, prompts"
+        )
     if "k" in given and "knn" not in args.probe:
         raise UserError("--probe_k is for nearest neighbors: name knn in --probe")
+    if "prompts" in given and "prompts" not in args.probe:
+        raise UserError("--probe_prompts is for classes by their names: name prompts in --probe")
     if args.probe and args.split == "train":
         raise UserError("--split=train: probes learn from it; measure another split")
     for flag in ("answers", "knn", "tokens", "objective"):

@@ -11,7 +11,9 @@ from ptft_jax import config as configs
 from ptft_jax.adapters.lora import Lora
 from ptft_jax.config import files
 from ptft_jax.errors import UserError
+from ptft_jax.evaluation import probes
 from ptft_jax.evaluation.standalone import evaluate
+from ptft_jax.interop import export
 from ptft_jax.objectives.classification import Classification
 from ptft_jax.objectives.masked_images import MaskedImages
 from ptft_jax.params import resizing
@@ -164,7 +166,7 @@ def test_two_stages(arrays, tmp_path, cache):
 
 
 def test_recipes_are_made(cache):
-    for name in ("images/vit", "images/mae", "images/mnist", "images/transfer"):
+    for name in ("images/vit", "images/mae", "images/mnist", "images/transfer", "images/contrast"):
         config = files.recipe(f"{name}:images:FOLDER")
         assert config.data.source == "images:FOLDER"
 
@@ -217,3 +219,74 @@ def test_what_does_not_go_together(arrays, tmp_path, cache):
     config.data.length, config.objective.name = 32, "causal_lm"
     with pytest.raises(UserError, match="these are images, and the model reads texts: set model.image_size"):
         quiet_train(config, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory):
+    """As `arrays`, with captions."""
+    rng, folder, lines = np.random.default_rng(0), tmp_path_factory.mktemp("captioned"), []
+    words = ("up", "down", "dark")
+    for n in range(120):
+        image = rng.integers(0, 80, (8, 8))
+        image[: 4 if n % 3 == 0 else 0] += 150
+        image[4 if n % 3 == 1 else 8 :] += 150
+        np.save(folder / f"{n}.npy", image.astype(np.uint8))
+        lines.append(json.dumps({"image": f"{n}.npy", "label": words[n % 3], "caption": f"it is {words[n % 3]}"}))
+    (folder / "list.jsonl").write_text("\n".join(lines))
+    return folder / "list.jsonl"
+
+
+def captions_of(captioned, objective="clip"):
+    config = config_of(captioned, head="vector", text_layers=1, text_width=16, text_heads=2, text_length=12)
+    config.model.update(vector_width=8, pair_bias=objective == "siglip", text_causal=objective == "clip")
+    config.objective.name = objective
+    return config
+
+
+@pytest.mark.heavy
+def test_images_and_captions(captioned, tmp_path, cache, monkeypatch):
+    """A run that was stopped goes on to the same bits; captions are found, classes named by prompts; it is written as CLIP, read again, and
+    a child has its tower for images."""
+    config = captions_of(captioned)
+    config.training.steps, config.eval.every = 60, 30
+    summary = quiet_train(config, tmp_path / "whole")
+    stop_at(33, monkeypatch)
+    assert not quiet_train(config, tmp_path / "parts")["finished"]
+    quiet_train(config, tmp_path / "parts")
+    one, other = (loading.load(f"{tmp_path}/{name}@last") for name in ("whole", "parts"))
+    theirs = flatten(other.params)
+    assert all(np.array_equal(array, theirs[path]) for path, array in flatten(one.params).items())
+    assert summary["after"]["validation/text_recall_1"] > 0.9 and summary["after"]["validation/text_recall_5"] == 1
+    told = probes.evaluate(one, split="validation", probes=("prompts",), prompts=("it is {}",))
+    assert told["probe/prompts"] == pytest.approx(summary["after"]["validation/text_recall_1"])
+    fields, chain = one.source.fields, one.source.lineage("")
+    export.to_folder(export.Exported(one.params, fields, one.tokenizer, chain), tmp_path / "hf", dtype="float32")
+    again = loading.load(f"hf:{tmp_path}/hf")
+    assert probes.evaluate(again, f"images:{captioned}", "validation", probes=("prompts",), prompts=("it is {}",))[
+        "probe/prompts"
+    ] == pytest.approx(told["probe/prompts"])
+    child = classes_of(captioned, pooling="mean")
+    child.model.update(configs.default().model | dict(head="classes", classes=3, pooling="mean", scan=False))
+    child.init.fresh, child.init.from_ = ("head/.*",), str(tmp_path / "whole")
+    child.eval.parent_data = False
+    quiet_train(child, tmp_path / "child")
+    assert loading.load(str(tmp_path / "child")).source.fields["vocab_size"] == 0
+
+
+def test_what_does_not_go_with_captions(arrays, captioned, tmp_path, cache):
+    for path, value, message in (
+        ("training.micro_batches", 2, "micro_batches = 2: objective.name = 'clip' compares each row with all others"),
+        ("parallel.compile", "pmap", "compile = 'pmap': objective.name = 'clip' compares each row with all others"),
+        ("model.text_layers", 0, "no tower for texts .model.text_layers = 0."),
+        ("model.pair_bias", True, "set model.pair_bias=False"),
+        ("model.text_heads", 3, "model.text_width = 16: expected a multiple of model.text_heads 3"),
+        ("data.source", f"images:{arrays}", "learns from captioned-images, not from labelled-images"),
+        ("data.images", {"caption_length": 7}, "caption_length = 7: expected model.text_length 12"),
+        ("tokenizer.add", ("[A]",), "a tower for texts has the vocabulary that it begins with"),
+    ):
+        config = captions_of(captioned)
+        section, _, name = path.partition(".")
+        config[section].update({name: value})
+        with pytest.raises(UserError, match=message):
+            quiet_train(config, tmp_path / "run")
+        assert not (tmp_path / "run").exists()

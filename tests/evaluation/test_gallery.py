@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.pictures import decoding
 from ptft_jax.evaluation import gallery
 from ptft_jax.model.vision import normalized, patches
+from ptft_jax.objectives.image_text import Clip
 from ptft_jax.objectives.masked_images import patch_statistics
 from ptft_jax.reporting import run_report
 from ptft_jax.reporting.page import Page
@@ -103,3 +105,36 @@ def test_a_report_shows_them(tmp_path):
     text = (tmp_path / "x.html").read_text()
     assert text.count('<img src="data:image/png;base64,') == 6 and "the most confident mistakes" in text
     assert "&lt;low&gt; 100%, is high" in text and "<low>" not in text and "<run>" not in text
+
+
+class Shades:
+    """An image's vector and a caption's are a point on a circle: the first pixel, and the first token, in degrees."""
+
+    spec = types.SimpleNamespace(**{**vars(SPEC), "head": "vector", "text_layers": 1})
+    logits = staticmethod(lambda params, images: _point(images[:, 0, 0, 0]))
+    texts = staticmethod(lambda params, captions, ends: _point(captions[:, 0]))
+    pair_scale = staticmethod(lambda params: (10.0, 0.0))
+
+
+def _point(degrees):
+    return jnp.stack([jnp.cos(jnp.radians(degrees)), jnp.sin(jnp.radians(degrees))], axis=1)
+
+
+def test_images_are_shown_with_the_caption_that_is_nearest(monkeypatch):
+    """A stands at 65 degrees, P at 80, and at 91 a bracket, which first fills the batch up: an image at 88 is nearest it, and is P's."""
+    made = Clip()
+    monkeypatch.setattr(Clip, "hidden", lambda self, model, params, batch: batch["inputs"])
+    [batch, _] = batches([66, 88, 91, 0, 0, 0], [0] * 6, [1, 1, 0, 0, 0, 0])
+    batch["captions"] = np.asarray([[65, 256], [80, 256], [91, 256]], np.int32)
+    batch["ends"] = np.asarray([1, 1, 1], np.int32)
+    found = gallery.rows(made, Shades(), {}, [batch], (), 5, tokenizer=tok.ByteTokenizer())
+    assert [(row["kind"], row["class"], row["named"]) for row in found] == [
+        ("example", "A", "A"),
+        ("example", "P", "P"),
+    ]
+    batch["weights"][2] = 1
+    found = gallery.rows(made, Shades(), {}, [batch], (), 5, tokenizer=tok.ByteTokenizer())
+    assert [(row["class"], row["named"]) for row in found if row["kind"] == "mistake"] == [("P", "[")]
+    angles = np.radians([88 - 65, 88 - 80, 88 - 91])
+    expected = np.exp(10 * np.cos(angles))
+    assert found[0]["probability"] == pytest.approx(expected[2] / expected.sum(), rel=1e-4)

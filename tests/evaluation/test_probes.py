@@ -85,9 +85,13 @@ def test_images_of_fewer_are_among_those_of_more():
 def test_what_is_refused(arrays, tmp_path, cache):
     run, source = loaded(), f"images:{arrays}"
     for options, message in (
-        ({"probes": ("rigde",)}, "--probe=rigde: expected of ridge, linear, attention, knn .did you mean 'ridge'"),
+        (
+            {"probes": ("rigde",)},
+            "--probe=rigde: expected of ridge, linear, attention, knn, prompts .did you mean 'ridge'",
+        ),
         ({"probes": ("knn",), "shots": (31,)}, "--probe_shots=31: .* has 30 images of the class 0 to learn from"),
         ({"probes": ()}, "--probe: none is named"),
+        ({"probes": ("prompts",)}, "--probe=prompts: .* has no tower for texts .model.text_layers = 0."),
         ({"probes": ("knn",), "split": "train"}, "--split=train: probes learn from it"),
     ):
         with pytest.raises(UserError, match=message):

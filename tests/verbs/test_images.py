@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders.pictures import ClassedPictures, MaskedPictures
 from ptft_jax.data.pictures.augment import Augment
 from ptft_jax.verbs.data import sheets
@@ -27,6 +28,7 @@ def shown(builder):
             {k: v[n] for k, v in batch.items()},
             ("a", "b", "c&"),
             builder,
+            tok.ByteTokenizer(),
         )
         for n in range(3)
     ]

@@ -9,7 +9,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.verbs import probes
 
 NOTHING = dict(
-    probe=[], probe_shots=None, probe_pooling=None, probe_k=None, probe_seed=None, split="", answers=[], knn="", tokens=0, objective="",
+    probe=[], probe_shots=None, probe_pooling=None, probe_k=None, probe_seed=None, probe_prompts=None, split="", answers=[], knn="", tokens=0, objective="",
 )  # fmt: skip
 
 
@@ -30,6 +30,7 @@ def test_what_is_asked(monkeypatch):
     [
         ({"probe_seed": 0}, "--probe_seed is for probes: give --probe"),
         ({"probe": ["ridge"], "probe_k": 3}, "--probe_k is for nearest neighbors"),
+        ({"probe": ["ridge"], "probe_prompts": ["a {}"]}, "--probe_prompts is for classes by their names"),
         ({"probe": ["ridge"], "split": "train"}, "--split=train: probes learn from it"),
         ({"probe": ["ridge"], "probe_shots": ["-1"]}, "--probe_shots=-1: expected counts"),
         ({"probe": ["ridge"], "objective": "causal_lm"}, "--objective is not for probes"),

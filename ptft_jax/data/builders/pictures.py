@@ -55,12 +55,21 @@ class Pictures(Builder):
         """Numbers of an image, as it is kept."""
         return self.kept**2 * self.channels
 
+    @property
+    def least(self) -> int:
+        """Numbers of the shortest example."""
+        return self.values
+
     def slots(self, n: np.ndarray) -> np.ndarray:
         """An image fills a row."""
         return -(-np.asarray(n) * self.length // self.values)
 
     def learned(self, n: np.ndarray, able: np.ndarray, marked: bool) -> np.ndarray:
         return np.ones(len(n), np.int64)  # the image
+
+    def parted(self, ids: np.ndarray, label: int) -> tuple[np.ndarray, Any]:
+        """What a stored example holds: an image, and its class."""
+        return ids.reshape(self.kept, self.kept, self.channels), label
 
     def piece(self, ids: np.ndarray, trained: np.ndarray | None, rng: np.random.Generator | None) -> Piece:
         raise NotImplementedError("a row of images is made by `row`")
@@ -124,3 +133,43 @@ class MaskedPictures(Pictures):
     def row(self, one: Labelled, rng: np.random.Generator, draw: Callable[[np.random.Generator], Labelled]) -> Piece:
         made = super().row(one, rng, draw)
         return {**made, "visible": np.sort(rng.permutation(self.patches)[: self.seen]).astype(np.int32)}
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionedPictures(Pictures):
+    """Rows with a caption: captions int32 [text_length], padded with the token that ends it, and `ends`, int32 [], where that is.
+
+    Attributes:
+      text_length: the longest caption, in tokens, with its ends.
+    """
+
+    text_length: int = 32
+
+    kinds: ClassVar[tuple[str, ...]] = ("captioned-images",)
+
+    @classmethod
+    def of_images(cls, objective: Any, model: Any, data: Any) -> Self:
+        return dataclasses.replace(super().of_images(objective, model, data), text_length=model.text_length)
+
+    @property
+    def least(self) -> int:
+        return self.values + 4  # the end of a caption
+
+    def slots(self, n: np.ndarray) -> np.ndarray:
+        """An image and its caption fill a row."""
+        return np.where(np.asarray(n) <= self.values + 4 * self.text_length, self.length, self.length + 1)
+
+    def parted(self, ids: np.ndarray, label: int) -> tuple[np.ndarray, Any]:
+        """An image, and its caption, int32 [n]."""
+        return super().parted(ids[: self.values], label)[0], ids[self.values :].copy().view("<i4")
+
+    def row(self, one: Any, rng: np.random.Generator, draw: Callable[[np.random.Generator], Any]) -> Piece:
+        captions, ends = padded(one[1], self.text_length)
+        return {**super().row(one, rng, draw), "captions": captions, "ends": ends}
+
+
+def padded(caption: np.ndarray, length: int) -> tuple[np.ndarray, np.int32]:
+    """A caption with its ends, int32 [n], as a tower for texts reads it: int32 [length], padded with its last token; and where that is."""
+    found = np.full(length, caption[-1], np.int32)
+    found[: len(caption)] = caption
+    return found, np.int32(len(caption) - 1)

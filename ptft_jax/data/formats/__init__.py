@@ -32,6 +32,7 @@ ENCODERS = {
     "preference-messages": preference.MessagePreferenceEncoder,
     "images": pictures.PictureEncoder,
     "labelled-images": pictures.PictureEncoder,
+    "captioned-images": pictures.CaptionEncoder,
 }
 
 
@@ -55,5 +56,5 @@ def encoder(
       UserError: a policy or a template that there is not, at once; what is wrong with a record, when it is encoded.
     """
     if pixels is not None:
-        return pictures.PictureEncoder(format, tokenizer, template, train_on, pixels)
+        return ENCODERS[format.name](format, tokenizer, template, train_on, pixels)
     return ENCODERS[format.name](format, tokenizer, template, train_on)

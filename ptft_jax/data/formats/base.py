@@ -154,6 +154,10 @@ class Encoder(abc.ABC):
     def texts(self, record: Record, where: str = "record") -> list[str]:
         """The texts of a record, without what a format or template puts around them."""
 
+    def said(self, record: Record, where: str = "record") -> list[str]:
+        """What of `texts` a tokenizer is trained on."""
+        return self.texts(record, where)
+
     def ids(self, texts: Sequence[str], wheres: Sequence[str]) -> list[np.ndarray]:
         """int32 [n] each: texts, in one batch, whose control tokens are text unless the format says otherwise. Raises
         UserError naming the place of one that is not Unicode."""

@@ -9,6 +9,7 @@ from ptft_jax.data.formats import json_text, labels, late, messages
 from ptft_jax.data.formats.base import Format, Record
 from ptft_jax.data.formats.deciding import (
     candidates_of,
+    captioned,
     decide,
     first_of,
     fit,
@@ -19,6 +20,7 @@ from ptft_jax.data.formats.deciding import (
     structured,
 )
 from ptft_jax.data.formats.layouts import (
+    CAPTIONED,
     CLASSED,
     COLUMNS,
     LAYOUTS,
@@ -81,6 +83,8 @@ def choose(
     if not (
         rated(sample, naming, where, learns)
         if {*RATED}.intersection(learns)
+        else captioned(sample, naming)
+        if CAPTIONED in learns
         else numbered(sample, naming, pool is not None and pool.untyped)
     ):
         learns = ()

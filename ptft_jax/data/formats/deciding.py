@@ -9,7 +9,18 @@ from typing import Any, NamedTuple
 
 from ptft_jax.data.formats import json_text
 from ptft_jax.data.formats.base import Record
-from ptft_jax.data.formats.layouts import ASKED, LAYOUTS, RATED, TALKS, USUAL, Layout, is_flags, is_ids, is_text
+from ptft_jax.data.formats.layouts import (
+    ASKED,
+    CAPTIONED,
+    LAYOUTS,
+    RATED,
+    TALKS,
+    USUAL,
+    Layout,
+    is_flags,
+    is_ids,
+    is_text,
+)
 from ptft_jax.errors import UserError, listed, nearest
 
 
@@ -59,6 +70,12 @@ def numbered(sample: Iterable[Record], naming: Mapping[str, str], untyped: bool)
     numbers = [layout for layout in LAYOUTS if layout.kind == "regression" and set(naming) <= set(layout.columns)]
     fits = ((record, fit(layout, [record], naming)) for record in sample for layout in numbers)
     return any(columns and (untyped or not isinstance(record[columns["label"]], str)) for record, columns in fits)
+
+
+def captioned(sample: Iterable[Record], naming: Mapping[str, str]) -> bool:
+    """Whether a record has an image and its caption."""
+    [layout] = [layout for layout in LAYOUTS if layout.kind == CAPTIONED]
+    return set(naming) <= set(layout.columns) and any(fit(layout, [record], naming) for record in sample)
 
 
 def rated(

@@ -70,3 +70,36 @@ class PictureEncoder(Encoder):
     def texts(self, record: Record, where: str = "record") -> list[str]:
         """What stands for the image where records are compared and divided: a digest of its bytes."""
         return [hashlib.blake2b(self.image(record, where), digest_size=16).hexdigest()]
+
+
+class CaptionEncoder(PictureEncoder):
+    """Images as their pixels, and behind them the tokens of their caption, with what a text starts and ends with, four bytes each."""
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        return (*super().identity, f"captions-1 {self._pixels.caption_length} {self._pixels.cut}")
+
+    def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
+        pictures = super()._encode(records, wheres)
+        texts = [self.format.text(record, "caption", where) for record, where in zip(records, wheres)]
+        for text, where in zip(texts, wheres):
+            if not text.strip():
+                raise UserError(f"{where}: column {self.format.columns['caption']!r} is empty: expected a caption")
+        captions = (self._whole(ids, where) for ids, where in zip(self.ids(texts, wheres), wheres))
+        return [Encoded(np.concatenate([one.ids, ids.view(np.uint8)])) for one, ids in zip(pictures, captions)]
+
+    def _whole(self, ids: np.ndarray, where: str) -> np.ndarray:
+        """A caption, int32 [n], with its ends."""
+        before, most = self.tokenizer.prefix_ids, self._pixels.caption_length
+        room = most - len(before) - 1
+        if most and len(ids) > room:
+            if not self._pixels.cut:
+                raise UserError(
+                    f"{where}: the caption has {len(ids)} tokens, and model.text_length = {most} holds {room} beside its ends; raise it, or set "
+                    "config.data.overlong='truncate'"
+                )
+            ids = ids[:room]
+        return np.asarray([*before, *ids, self.tokenizer.end_id], "<i4")
+
+    def said(self, record: Record, where: str = "record") -> list[str]:
+        return [self.format.text(record, "caption", where)]

@@ -53,12 +53,15 @@ class BoundedImage(Image):
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """What every image of a run is made to be: see `ptft_jax.data.pictures.options.ImageOptions`."""
+    """What every image of a run is made to be: see `ptft_jax.data.pictures.options.ImageOptions`; and its caption, whether one that is longer than
+    `caption_length` tokens is `cut`."""
 
     size: int = 0
     channels: int = 3
     fit: str = "crop"
     background: int = 255
+    caption_length: int = 0
+    cut: bool = False
 
 
 def looks(data: bytes) -> bool:

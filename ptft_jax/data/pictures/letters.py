@@ -29,6 +29,21 @@ FONTS: Mapping[str, tuple[str, ...]] = {
     "validation": ("cmss10", "cmb10"),
     "test": (*(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")), "cmr10", "cmtt10"),
 }
+# How each looks, for captions.
+_SLOPES = {
+    "": "",
+    "-Bold": "bold ",
+    "-Oblique": "slanted ",
+    "-BoldOblique": "bold slanted ",
+    "-Italic": "slanted ",
+    "-BoldItalic": "bold slanted ",
+}
+_STIX = {"": "", "Bol": "bold ", "Italic": "slanted ", "BolIta": "bold slanted "}
+STYLES: Mapping[str, str] = {
+    **{f"DejaVu{name}{slope}": f"{words}{plain}" for name, plain in (("Sans", "sans"), ("SansMono", "sans"), ("Serif", "serif")) for slope, words in _SLOPES.items()},
+    **{f"STIXGeneral{slope}": f"{words}serif" for slope, words in _STIX.items()},
+    "cmss10": "sans", "cmb10": "bold serif", "cmr10": "serif", "cmtt10": "serif",
+}  # fmt: skip
 _DRAWS = 20  # of each letter in each font
 _SCALE = 4  # letters are drawn so many times larger, and then made smaller
 
@@ -69,7 +84,8 @@ def _made(split: str, draws: int, size: int) -> MadeImages:
         pixels = _drawn(
             letter, str(folder / f"{font}.ttf"), size, [LETTERS.index(letter), SEEDS[split], fonts.index(font), draw]
         )
-        return {"image": Image(decoding.packed(pixels)), "label": letter, "font": font}
+        caption = f"a {STYLES[font]} letter {letter}"
+        return {"image": Image(decoding.packed(pixels)), "label": letter, "font": font, "caption": caption}
 
     def where(index: int) -> str:
         letter, font, draw = parts(index)

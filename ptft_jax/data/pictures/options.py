@@ -16,6 +16,7 @@ class ImageOptions(Options):
         )
     )
     channels: int = declared(natural(0, "1 = grey, 3 = colors; 0 = model.channels"))
+    caption_length: int = declared(natural(0, "most tokens of a caption, with its ends; 0 = model.text_length"))
     fit: str = declared(
         one_of(
             "crop",

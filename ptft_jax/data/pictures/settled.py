@@ -7,6 +7,7 @@ from typing import Any
 from ptft_jax.config.declare import fields_of
 from ptft_jax.data.options import DataOptions
 from ptft_jax.errors import UserError
+from ptft_jax.model.spec import wordless
 
 
 def complete(values: dict[str, Any]) -> None:
@@ -33,5 +34,10 @@ def complete(values: dict[str, Any]) -> None:
         )
     if model["channels"] not in (1, 3):
         raise UserError(f"config.model.channels = {model['channels']!r}: data have images of 1 (grey) or 3 (colors)")
+    length = 0 if wordless(model) else model["text_length"]
+    if images["caption_length"] not in (0, length):
+        expected = f"model.text_length {length!r}" if length else "0, the model reads no captions (model.text_layers)"
+        raise UserError(f"config.data.images.caption_length = {images['caption_length']!r}: expected {expected}")
+    images["caption_length"] = length
     data["length"] = model["max_length"]
     images["channels"], images["size"] = model["channels"], images["size"] or model["image_size"]

@@ -83,6 +83,7 @@ def load() -> Selected:
     from ptft_jax.data import builders, class_names, records, token_folder
     from ptft_jax.data import tokenizers as tok
     from ptft_jax.data.pictures import settled as pictures
+    from ptft_jax.model.spec import wordless
 
     args = flags.FLAGS
     if args.config is not None and args.run:
@@ -113,7 +114,7 @@ def load() -> Selected:
     pictures.complete(values)
     values["model"]["max_length"] = max(values["model"]["max_length"], values["data"]["length"])
     config = configs.check(values)
-    if config.model.image_size:
+    if wordless(config.model):
         tokenizer = tok.ByteTokenizer()
     elif run is not None:
         tokenizer = run.tokenizer

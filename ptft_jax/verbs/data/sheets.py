@@ -21,7 +21,7 @@ class Shown(NamedTuple):
     Attributes:
       title: which row it is.
       kept, seen: uint8 [H, W, C], before and after what training does to it.
-      words: its class, or what of it the model sees.
+      words: its class or its caption, or what of it the model sees.
     """
 
     title: str
@@ -30,12 +30,16 @@ class Shown(NamedTuple):
     words: str
 
 
-def shown(title: str, kept: np.ndarray, row: dict[str, np.ndarray], classes: Sequence[str], builder: Any) -> Shown:
+def shown(
+    title: str, kept: np.ndarray, row: dict[str, np.ndarray], classes: Sequence[str], builder: Any, tokenizer: Any
+) -> Shown:
     """A row of images (`ptft_jax.data.builders.pictures`) beside what it is made of."""
     seen, words = row["inputs"], ""
     if "visible" in row:
         seen = _masked(seen, row["visible"], builder.patch_size)
         words = f"{len(row['visible'])} of {builder.patches} patches are seen"
+    if "captions" in row:
+        words = tokenizer.decode(row["captions"][: int(row["ends"])].tolist())
     if "targets" in row:
         words = _named(int(row["targets"]), classes)
     if "share" in row:

@@ -124,7 +124,7 @@ def _sheet(
     for k, (source, row) in enumerate(rows_of):
         image = kept[source].batch([row], [(0, int(row))])["inputs"][0]
         arrays = {name: values[k] for name, values in batch.items()}
-        shown.append(sheets.shown(titles[k], image, arrays, facts[0][0]["classes"], chosen.builder))
+        shown.append(sheets.shown(titles[k], image, arrays, facts[0][0]["classes"], chosen.builder, chosen.tokenizer))
     out, form = _console()
     if form == "json":
         for one in shown:

@@ -11,6 +11,7 @@ import numpy as np
 from ptft_jax.data import packing
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.filling import empty_of
+from ptft_jax.data.formats.layouts import CAPTIONED
 from ptft_jax.data.source_splits import Tokens
 from ptft_jax.data.tokenizers import Tokenizer
 from ptft_jax.verbs.data.view import text
@@ -120,11 +121,17 @@ def suggestion(table: list[dict[str, Any]], how: str, most: int = 0) -> dict[str
     return {"length": found["length"], "or_less": how == "concat", "reason": reason}
 
 
-def of_images(part: Tokens, channels: int) -> dict[str, Any]:
-    """Of a source of images that are kept with so many channels: "images"; "classes", how many of each, by name or number; "mean" and "deviation" of all pixels, per channel,
+def of_images(part: Tokens, size: int, channels: int) -> dict[str, Any]:
+    """Of a source of images that are kept `size` high and wide with so many channels: "images"; "classes", how many of each, by name or number; "mean" and "deviation" of all pixels, per channel,
     from 0 to 1."""
     store = part.store
-    pixels = store.ids.reshape(-1, channels)
+    values = size**2 * channels  # behind which captions are
+    ids = (
+        store.ids
+        if part.kind != CAPTIONED
+        else np.concatenate([store.ids[at : at + values] for at in store.offsets[:-1]])
+    )
+    pixels = ids.reshape(-1, channels)
     counts = np.stack([np.bincount(pixels[:, channel], minlength=256) for channel in range(channels)])
     levels = np.arange(256) / 255
     mean = (counts * levels).sum(axis=1) / counts.sum(axis=1)

@@ -42,7 +42,7 @@ def main() -> None:
     if chosen.builder.pictured:
         return _of_images(
             parts,
-            data.images.channels,
+            data.images,
             {reference: one.facts for reference, one in pipeline.surveyed(data, learns).items()},
         )
     row_lengths = {p.reference: statistics.rows_by_length(p, chosen.builder, chosen.longest) for p in parts}
@@ -94,14 +94,14 @@ def main() -> None:
         out.print(f"{reference}: left out:\n  " + "\n  ".join(places))
 
 
-def _of_images(parts: Sequence[Any], channels: int, facts: dict[str, Any]) -> None:
+def _of_images(parts: Sequence[Any], images: Any, facts: dict[str, Any]) -> None:
     """Prints how many images there are of each class, and the mean and spread of their pixels, from 0 to 1 (model.pixel_mean)."""
     from rich.console import Console
 
     from ptft_jax.reporting.progress import as_table
     from ptft_jax.verbs.data import statistics
 
-    found = {p.reference: statistics.of_images(p, channels) for p in parts}
+    found = {p.reference: statistics.of_images(p, images.size, images.channels) for p in parts}
     if flags.FLAGS.json:
         print(json.dumps({"images": found, "sources": facts}, indent=1, ensure_ascii=False))
         return
