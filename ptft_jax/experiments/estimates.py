@@ -40,7 +40,7 @@ def vocabulary(config: configs.Section, parent: int | None) -> int | None:
     """Rows of the token table, 0 of a model of images; None where nobody knows them before data or files are read.
 
     Args:
-      parent: those of the run that it starts from, None where they are not known or there is none.
+      parent: those of the run that it starts from, or whose tokenizer it has; None where they are not known or there is none.
     """
     if config.model.vocab_size or config.model.image_size:
         return int(config.model.vocab_size)
@@ -49,7 +49,7 @@ def vocabulary(config: configs.Section, parent: int | None) -> int | None:
         return int(tok.ByteTokenizer().vocab_size) + more
     if kind in ("bpe", "words"):
         return int(config.tokenizer.vocab_size) + more
-    return None if parent is None or kind != "auto" else parent + more
+    return None if parent is None else parent + more
 
 
 def of(config: configs.Section, rows: int) -> Estimate | None:

@@ -127,8 +127,9 @@ class Planner:
         found = []
         for step in steps:
             if (section := self._sections.get(step.node.name)) is not None:
-                parents = [parted(text)[1] for path, text in step.node.references() if path == "init.from_"]
-                rows[step.node.name] = estimates.vocabulary(section, rows.get(parents[0]) if parents else None)
+                named = {path: parted(text)[1] for path, text in step.node.references()}
+                other = named.get("tokenizer.path", named.get("init.from_", ""))
+                rows[step.node.name] = estimates.vocabulary(section, rows.get(other))
                 if step.action in _CARRIED and step.peak_bytes is None and (size := rows[step.node.name]) is not None:
                     key = _decides(section, size)
                     if key not in made:
