@@ -47,14 +47,17 @@ def executor(name: str, slots: int, **options: Any) -> Executor:
     return Local(slots)
 
 
-def look(graph: Graph, out: str | pathlib.Path, reuse: Sequence[str | pathlib.Path] = ()) -> list[plans.Step]:
-    """What `launch` would do, which writes nothing: of what follows from results, as far as these are there. Raises UserError."""
+def look(
+    graph: Graph, out: str | pathlib.Path, reuse: Sequence[str | pathlib.Path] = (), *, estimated: bool = False
+) -> list[plans.Step]:
+    """What `launch` would do, which writes nothing: of what follows from results, as far as these are there. `estimated`: with time and
+    memory by arithmetic where no run tells them. Raises UserError."""
     planner = plans.Planner(Store(out, reuse))
     steps = planner.plan(graph)
     while graph.grows and (ended := plans.ended(steps)) and graph.grow(results.collect(steps, ended)):
         steps = planner.plan(graph)
     record.check(graph, steps)
-    return steps
+    return planner.estimated(steps) if estimated else steps
 
 
 def launch(

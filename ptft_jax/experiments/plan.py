@@ -11,6 +11,7 @@ from typing import Any
 from ptft_jax import adapters
 from ptft_jax import config as configs
 from ptft_jax.errors import UserError, few
+from ptft_jax.experiments import estimates
 from ptft_jax.experiments.identity import Identities, Identity
 from ptft_jax.experiments.nodes import Graph, Node, config_of, is_reference, parted
 from ptft_jax.experiments.store import Kept, Store
@@ -34,8 +35,9 @@ class Step:
       reason: why, for people; "" where the action says it.
       kept: what is there of it.
       same_as: the name of the earlier node.
-      seconds: what it will take, of a run with the time of one like it; None where no such run is known. 0 of what is cached.
-      peak_bytes: the memory of that one's compiled step per device, in bytes.
+      seconds: what it will take; None where nothing tells. 0 of what is cached.
+      peak_bytes: the memory of its compiled step per device, in bytes.
+      source: where these are from (`ptft_jax.experiments.estimates.SAID`); "" where there are none.
     """
 
     node: Node
@@ -47,6 +49,7 @@ class Step:
     same_as: str = ""
     seconds: float | None = None
     peak_bytes: int | None = None
+    source: str = ""
 
     def settings(self, folders: Mapping[str, pathlib.Path]) -> dict[str, Any]:
         """The node's settings, with the folders of others in the place of their names."""
@@ -65,11 +68,15 @@ class Planner:
         self._store, self._identities = store, Identities()
         self._steps: dict[str, Step] = {}
         self._first: dict[str, Step] = {}  # of a fingerprint
-        self._models: dict[str, dict[str, Any] | None] = {}
+        self._sections: dict[str, configs.Section | None] = {}
         self._taken: list[pathlib.Path] = []
         self._learned: set[pathlib.Path] = set()
         self._known: dict[str, list[Mapping[str, Any]]] = {}  # summaries of runs that are alike
+        self._others: dict[str, list[float]] = {}  # seconds of evaluations, merges and calls that are alike
         self._learn((kept.folder, kept.identity["settings"]) for kept in store.all if _is_timed(kept))
+        for kept in store.all:
+            if kept.identity["kind"] != "run" and kept.result and kept.result["status"] == "finished":
+                self._others.setdefault(_asks(kept.identity), []).append(kept.result["seconds"])
 
     def plan(self, graph: Graph) -> list[Step]:
         """A step for each node, behind those of its parents.
@@ -99,7 +106,7 @@ class Planner:
         """What becomes of a node, whose parents are planned. Raises UserError as `plan` does."""
         try:
             if node.kind == "run":
-                self._models[node.name] = _checked(node, self._models)
+                self._sections[node.name] = _checked(node, self._sections)
             identity = self._identities.of(node)
         except UserError as e:
             raise UserError(f"node {node.name!r}: {e}") from None
@@ -108,10 +115,49 @@ class Planner:
             _check_steps(node, self._steps)
         if step.action in _CARRIED:
             self._taken.append(step.folder)
-            step = dataclasses.replace(step, **_expected(step, self._known))
+            step = dataclasses.replace(step, **_expected(step, self._known, self._others))
         self._first.setdefault(identity.fingerprint, step)
         self._steps[node.name] = step
         return step
+
+    def estimated(self, steps: Sequence[Step]) -> list[Step]:
+        """Steps with what arithmetic tells of the runs among them of which none like them was finished."""
+        speeds, rows, made = estimates.Speeds(), dict[str, int | None](), dict[str, estimates.Estimate | None]()
+        known = estimates.rate([summary for alike in self._known.values() for summary in alike])
+        found = []
+        for step in steps:
+            if (section := self._sections.get(step.node.name)) is not None:
+                named = {path: parted(text)[1] for path, text in step.node.references()}
+                other = named.get("tokenizer.path", named.get("init.from_", ""))
+                rows[step.node.name] = estimates.vocabulary(section, rows.get(other))
+                if step.action in _CARRIED and step.peak_bytes is None and (size := rows[step.node.name]) is not None:
+                    key = _decides(section, size)
+                    if key not in made:
+                        made[key] = estimates.of(section, size)
+                    step = _with(step, made[key], known, speeds)
+            found.append(step)
+        return found
+
+
+def _with(step: Step, one: estimates.Estimate | None, known: float | None, speeds: estimates.Speeds) -> Step:
+    """A step with its estimate; `known`: operations per second of finished runs."""
+    if one is None:
+        return step
+    if step.seconds is not None:  # of runs like it, which had no measure of their memory
+        return dataclasses.replace(step, peak_bytes=one.peak_bytes)
+    config, source = step.node.settings["config"], estimates.SCALED if known else estimates.ARITHMETIC
+    if config["training"]["epochs"]:  # so many steps as the data have
+        return dataclasses.replace(step, peak_bytes=one.peak_bytes, source=source)
+    seconds = one.flops / (known or speeds.of(one.product)) * _share_left(step)
+    return dataclasses.replace(step, seconds=seconds, peak_bytes=one.peak_bytes, source=source)
+
+
+def _decides(section: configs.Section, rows: int) -> str:
+    """What estimates of runs follow from, rates and seeds and data apart."""
+    values = section.as_dict()
+    kept = {name: values[name] for name in ("model", "tune", "objective", "parallel", "training")}
+    data = {name: values["data"][name] for name in ("length", "batch_size")}
+    return json.dumps([kept, data, values["optimizer"]["name"], bool(section.init.from_), rows], default=str)
 
 
 def ended(steps: Sequence[Step]) -> dict[str, dict[str, Any]]:
@@ -120,26 +166,27 @@ def ended(steps: Sequence[Step]) -> dict[str, dict[str, Any]]:
     return {name: dict(result) for name, result in kept.items() if result} if all(kept.values()) else {}
 
 
-def _checked(node: Node, models: Mapping[str, dict[str, Any] | None]) -> dict[str, Any] | None:
-    """The structure of a run's model, None where nobody knows it yet; `models` has that of the nodes before. Raises UserError for what
-    the run would refuse at its start, as far as that is known before its parent is there."""
+def _checked(node: Node, sections: Mapping[str, configs.Section | None]) -> configs.Section | None:
+    """A run's config with the structure of its model, None where nobody knows that yet; `sections` has those of the nodes before. Raises
+    UserError for what the run would refuse at its start, as far as that is known before its parent is there."""
     config = config_of(node.settings)
     origin, section = config.init.from_, configs.check(config, complete=False)
     section.refuse_of_other_methods()
     if not origin:
-        return completion.resolve(config)[0].as_dict()["model"]
+        return completion.resolve(config)[0]
     adapters.build(section.tune)
-    model = models.get(parted(origin)[1]) if is_reference(origin) else None
+    parent = sections.get(parted(origin)[1]) if is_reference(origin) else None
     values, defaults = section.as_dict(), dict(section.fields())
-    if model is None:
+    if parent is None:
         return None
+    model = parent.as_dict()["model"]
     renewed = completion.renews_head(section.init.fresh)
     for name in STRUCTURE:
         own = (renewed and name in HEAD) or (section.init.resize and name in SIZES)
         if values["model"][name] == defaults[f"model.{name}"].default and not own:
             values["model"][name] = model[name]
     configs.settle(values, section.suggested)
-    return configs.check_effects(configs.check(values)).as_dict()["model"]
+    return configs.check_effects(configs.check(values))
 
 
 def _step(node: Node, identity: Identity, store: Store, same: Step | None, taken: Sequence[pathlib.Path]) -> Step:
@@ -191,19 +238,36 @@ def _is_timed(kept: Kept) -> bool:
     return bool(kept.identity["kind"] == "run" and kept.result and kept.result["status"] == "finished")
 
 
-def _expected(step: Step, known: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """The time and memory of a run like one that is known, by its steps."""
+def _expected(
+    step: Step, known: Mapping[str, Sequence[Mapping[str, Any]]], others: Mapping[str, Sequence[float]]
+) -> dict[str, Any]:
+    """The time and memory of a run like one that is known, by its steps; of another node the time of those that asked for the same."""
     if step.node.kind != "run":
-        return {}
+        seconds = others.get(_asks(step.identity.as_dict()))
+        return {"seconds": sum(seconds) / len(seconds), "source": estimates.MEASURED} if seconds else {}
     alike = known.get(_alike(step.identity.settings), ())
-    steps = step.node.settings["config"]["training"]["steps"]
-    if not alike or step.node.settings["config"]["training"]["epochs"]:
+    config = step.node.settings["config"]["training"]
+    if not alike or config["epochs"]:
         return {}
-    there = Workdir(step.folder).steps() if step.action == "resume" else []
-    left = max(steps - (there[-1] if there else 0), 0)
     cost = alike[-1].get("cost") or {}
-    seconds = [summary["seconds"] / summary["step"] for summary in alike]
-    return {"seconds": left * sum(seconds) / len(seconds), "peak_bytes": cost.get("peak_bytes")}
+    each = [summary["seconds"] / summary["step"] for summary in alike]
+    seconds = config["steps"] * _share_left(step) * sum(each) / len(each)
+    return {"seconds": seconds, "peak_bytes": cost.get("peak_bytes"), "source": estimates.MEASURED}
+
+
+def _share_left(step: Step) -> float:
+    """The share of a run's steps that are to be done."""
+    there = Workdir(step.folder).steps() if step.action == "resume" else []
+    steps = step.node.settings["config"]["training"]["steps"]
+    return max(steps - (there[-1] if there else 0), 0) / max(steps, 1)
+
+
+def _asks(identity: Mapping[str, Any]) -> str:
+    """What an evaluation, a merge or a call asks for, whatever it asks that of."""
+    settings = {name: value for name, value in identity["settings"].items() if name not in ("of", "runs", "base")}
+    if identity["kind"] == "call":  # whose arguments may be anything
+        settings = {"function": settings.get("function")}
+    return json.dumps([identity["kind"], settings], sort_keys=True)
 
 
 def _alike(settings: Mapping[str, Any]) -> str:
@@ -218,12 +282,27 @@ def table(steps: Sequence[Step]) -> list[dict[str, Any]]:
             "node": step.node.name,
             "what": step.node.kind,
             "plan": step.action,
-            "seconds": "-" if step.seconds is None else f"{step.seconds:.0f}",
+            "seconds": "-" if step.seconds is None else f"{_least(step)}{_rounded(step.seconds)}",
             "peak MiB": "-" if step.peak_bytes is None else f"{step.peak_bytes * 2**-20:.1f}",
+            "by": step.source or "-",
             "why": step.reason,
         }
         for step in steps
     ]
+
+
+def _least(step: Step) -> str:
+    return ">= " if step.source == estimates.ARITHMETIC else ""
+
+
+def _rounded(seconds: float) -> str:
+    return f"{seconds:.1f}" if 0 < seconds < 1 else f"{seconds:.0f}"
+
+
+def legend(steps: Sequence[Step]) -> list[str]:
+    """A line for each way by which time and memory of some step are known."""
+    there = {step.source for step in steps}
+    return [f"{name}: {said}" for name, said in estimates.SAID.items() if name in there]
 
 
 def left(steps: Sequence[Step]) -> list[Step]:
@@ -242,10 +321,11 @@ def totals(steps: Sequence[Step], slots: int) -> str:
     if not to_do:
         return f"{len(steps)} node{'s' * (len(steps) != 1)}: {said}"
     unknown = len(to_do) - len(known)
+    least = "at least " if any(map(_least, to_do)) else ""
     time = (
-        f"about {max(sum(known) / slots, _longest(to_do)):.0f} s"
+        f"{least}about {_rounded(max(sum(known) / slots, _longest(to_do)))} s"
         if known
-        else "time and memory are not known: no run like these was finished"
+        else "time is not known: no run like these was finished (--dry_run estimates it)"
     )
     more = f", and {unknown} of which that is not known" if known and unknown else ""
     return f"{len(steps)} node{'s' * (len(steps) != 1)}: {said}; {time}{more}"

@@ -91,9 +91,9 @@ def look(graph: Any) -> None:
     from ptft_jax.experiments import launch, plan
 
     args = flags.FLAGS
-    steps = launch.look(graph, args.out, args.reuse)
+    steps = launch.look(graph, args.out, args.reuse, estimated=True)
     printed(_text(plan.table(steps)))
-    for note in (*graph.notes, plan.totals(steps, args.max_parallel)):
+    for note in (*plan.legend(steps), *graph.notes, plan.totals(steps, args.max_parallel)):
         printed(note)
     if graph.grows and not plan.ended(steps):
         printed("what comes after these follows from what they come to")

@@ -477,3 +477,43 @@ def test_the_time_of_a_plan_is_that_of_its_longest_chain():
     ]
     many = steps(*((f"n{n}", (), 10.0) for n in range(8)))
     assert plan.totals(many, 2) == "8 nodes: 8 new; about 40 s"
+
+
+def test_time_and_memory_before_any_run_was_finished(source, tmp_path, cache):
+    """Of arithmetic: as the compiler plans the step, to a quarter, and as long as the products take; then by the speed of another model."""
+    from ptft_jax.planning.plan import plan as compiled
+    from ptft_jax.planning.topologies import Topology
+
+    def declared(**model):
+        made, g = config(source), Graph()
+        made.model.update(layers=1, width=16, heads=2, max_length=16, **model)
+        tuned = config(source)
+        tuned.tune.method = "full"
+        tuned.training.steps = 50
+        g.run("child", tuned, init=g.run("base", made))
+        g.evaluation("measured", "child", f"text:{source}")
+        return g, made
+
+    def looked(g):
+        return {step.node.name: step for step in launch.look(g, tmp_path / "x", estimated=True)}
+
+    g, made = declared()
+    before = looked(g)
+    made.model.vocab_size = 258
+    needs = compiled(made, Topology("here", jax.devices(), len(jax.devices()), None)).needs
+    assert before["base"].peak_bytes == pytest.approx(needs, rel=0.25)
+    assert before["base"].seconds > before["child"].seconds > 0 and before["measured"].seconds is None
+    assert {step.source for step in before.values()} == {"arithmetic", ""}
+    assert "; at least about " in plan.totals(list(before.values()), 1)
+    assert not (tmp_path / "x").exists()
+    finish(tmp_path / "x", g)
+    for name, flops in (("base", 4e6), ("child", 2e6)):
+        summary = {"finished": True, "step": 100, "seconds": 2.0, "model_flops": flops, "cost": {"peak_bytes": 2**20}}
+        (tmp_path / f"x/runs/{name}/summary.json").write_text(json.dumps(summary))
+    g, made = declared(mlp_width=32)
+    after = looked(g)
+    per_token = 2 * (4 * 16**2 + 2 * 16 * 32) + 2 * 2 * 16 * 16 + 2 * 16 * 258  # kernels, scores and weights, logits
+    tokens = made.training.steps * made.data.batch_size * 16
+    assert after["base"].seconds == pytest.approx(3 * per_token * tokens / ((4e6 + 2e6) / 4.0), rel=0.05)
+    assert after["measured"].seconds == 1.0 and after["base"].source == "other runs"
+    assert [plan.table([after[name]])[0]["by"] for name in ("base", "measured")] == ["other runs", "runs like it"]

@@ -1,10 +1,13 @@
 """Searches by Optuna: its own trials, whatever is killed on the way; what is pruned, fails or has no value."""
 
 import collections
+import concurrent.futures
 import json
 import math
 import os
+import re
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -359,6 +362,34 @@ def test_runs_that_are_pruned_go_on(tmp_path, text_file):
     ):
         wrong = Search(asked.axes, "grid", pruner="halving", metric="validation/nl", direction="min")
         search(made, wrong, tmp_path / "y", by=launch.executor("inline", 1), reporter=Reporter(quiet=True))
+
+
+@pytest.mark.heavy
+def test_several_workers_at_the_command_line(tmp_path, text_file):
+    """Two at a time, each trial told to the one study; a second driver is refused meanwhile, and names the first."""
+    from tests.helpers import tiny_config
+    from tests.processes import ptft
+
+    made = tiny_config(text_file, training__steps=4, eval__every=4).to_dict()
+    (tmp_path / "tiny.json").write_text(json.dumps(made))
+    words = ["sweep", f"--config={tmp_path / 'tiny.json'}", "--axis", f"{RATE}=loguniform(1e-4,1e-1)", "--search=tpe"]
+    words += ["--trials=4", "--executor=local", "--max_parallel=2", f"--out={tmp_path / 'x'}"]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        first = pool.submit(ptft, *words)
+        while not (tmp_path / "x/search.db").is_file() and not first.done():
+            time.sleep(0.1)
+        second = ptft(*words)
+        done = first.result()
+    assert done.returncode == 0, done.stderr
+    assert second.returncode == 2 and re.search(r"--out=.* process \d+ .* is running in it", second.stderr), (
+        second.stderr
+    )
+    trials = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'x/search.db'}").trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 4
+    assert len({trial.params[RATE] for trial in trials}) == 4
+    for number, trial in enumerate(trials):
+        summary = Workdir(tmp_path / f"x/runs/sweep-{number}").read_summary()
+        assert trial.value == pytest.approx(summary["selected"]["value"])
 
 
 @pytest.mark.parametrize(

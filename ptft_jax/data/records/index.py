@@ -4,11 +4,12 @@ first where, and what is broken."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -31,6 +32,10 @@ ROW = np.dtype(
 )  # fmt: skip
 _PACK = struct.Struct("<qqq16s16s8s")
 _LARGE = 1 << 20  # bytes of an index whose digest is worth a note of its own
+_MANY, _SMALL = (
+    32,
+    1 << 16,
+)  # shards from which their indexes are kept together; bytes that each of these may have on average
 HINT = "; correct it, or leave such records out with data.broken=skip"
 
 
@@ -101,6 +106,68 @@ class Index:
         return np.memmap(self._kept, ROW, "r") if self.count else np.empty(0, ROW)
 
 
+class Indexes(NamedTuple):
+    """Those of the shards of a source, in order.
+
+    Attributes:
+      rows: of all, one after the other, where they are kept together; None where each has its own.
+    """
+
+    each: list[Index]
+    rows: np.ndarray | None
+
+    def columns(self, *names: str) -> np.ndarray:
+        """[all records, names] of `ROW`."""
+        parts = [index.rows() for index in self.each] if self.rows is None else [self.rows]
+        return np.concatenate([np.stack([part[name] for name in names], axis=1) for part in parts])
+
+
+def of_all(shards: Sequence[Shard], id_column: str | None, forgiving: bool, reading: Reading) -> Indexes:
+    """The indexes of shards. Those of many small files are also kept together: a later start opens one file in the place of two for each.
+
+    Raises:
+      UserError: see `of`.
+    """
+    together = len(shards) >= _MANY and all(shard.key for shard in shards)
+    key = (
+        cache.digest("indexes-1", id_column or "", reading.identity, *(shard.key for shard in shards))
+        if together
+        else ""
+    )
+    path = cache.root() / "records" / key / "rows"
+    of_what = f"{shards[0].name} and {len(shards) - 1} more"
+    if together and cache.used(path, of_what) and (noted := _noted(path)) is not None:
+        found = _parts(noted[:3], np.asarray(np.memmap(path, ROW, "r")))
+        for shard, index in zip(shards, found.each):
+            _check(shard, index, forgiving)
+        return found
+    each = [of(shard, id_column, forgiving, reading) for shard in shards]
+    if together and 0 < sum(index.count for index in each) * ROW.itemsize <= _SMALL * len(shards):
+        skipped = [[number, i.skipped.count, i.skipped.first] for number, i in enumerate(each) if i.skipped.count]
+        firsts = [[number, i.firsts] for number, i in enumerate(each) if i.firsts]
+        _keep(path, of_what, lambda to: _join(each, to), [[i.count for i in each], skipped, firsts])
+    return Indexes(each, None)
+
+
+def _join(each: Sequence[Index], to: pathlib.Path) -> None:
+    with open(to, "wb", buffering=1 << 20) as file:
+        for index in each:
+            file.write(index.rows().tobytes())
+
+
+def _parts(noted: Sequence[Any], rows: np.ndarray) -> Indexes:
+    """The indexes that are kept together, of what is noted of them and their rows."""
+    counts, skipped, firsts = noted
+    left_out = {number: Skipped(count, first) for number, count, first in skipped}
+    known = dict(firsts)
+    starts = [0, *itertools.accumulate(counts)]
+    each = [
+        Index(count, left_out.get(number) or Skipped(), known.get(number) or {}, rows[start : start + count])
+        for number, (count, start) in enumerate(zip(counts, starts))
+    ]
+    return Indexes(each, rows)
+
+
 def of(shard: Shard, id_column: str | None, forgiving: bool, reading: Reading) -> Index:
     """The index of a shard: from the cache, or made by one pass over it and kept there. Two processes may make it at once.
 
@@ -111,21 +178,38 @@ def of(shard: Shard, id_column: str | None, forgiving: bool, reading: Reading) -
         key = cache.digest("index-3", shard.key, id_column or "", reading.identity)
         path = cache.root() / "records" / key / "rows"
         if not cache.used(path, shard.name) or (noted := _noted(path)) is None:
-            # What is known beside the rows first: these stand for both.
-            def write(temporary: pathlib.Path) -> None:
-                skipped, firsts = _scan(shard, id_column, forgiving, reading, temporary)
-                text = json.dumps([skipped.count, skipped.first, firsts, cache.sha256(temporary)])
-                cache.write_atomic(path.with_name("skipped.json"), lambda t: t.write_text(text, encoding="utf-8"))
+            noted = []
 
-            cache.write_atomic(path, write, shard.name)
-            noted = json.loads(path.with_name("skipped.json").read_bytes())
-        count, first, firsts, _ = noted
+            def scan(to: pathlib.Path) -> None:
+                skipped, firsts = _scan(shard, id_column, forgiving, reading, to)
+                noted[:] = [skipped.count, skipped.first, firsts]
+
+            _keep(path, shard.name, scan, noted)
+        count, first, firsts = noted[:3]
         index = Index(path.stat().st_size // ROW.itemsize, Skipped(count, first), firsts, path)
     else:
         with tempfile.NamedTemporaryFile() as temporary:
             skipped, firsts = _scan(shard, id_column, forgiving, reading, pathlib.Path(temporary.name))
             rows = np.fromfile(temporary.name, ROW)
         index = Index(len(rows), skipped, firsts, rows)
+    _check(shard, index, forgiving)
+    return index
+
+
+def _keep(path: pathlib.Path, of_what: str, fill: Callable[[pathlib.Path], None], noted: list[Any]) -> None:
+    """Writes rows and what is known beside them, which `noted` has once `fill` has written the rows."""
+
+    # What is known beside the rows first: these stand for both.
+    def write(temporary: pathlib.Path) -> None:
+        fill(temporary)
+        text = json.dumps([*noted, cache.sha256(temporary)])
+        cache.write_atomic(path.with_name("skipped.json"), lambda t: t.write_text(text, encoding="utf-8"))
+
+    cache.write_atomic(path, write, of_what)
+
+
+def _check(shard: Shard, index: Index, forgiving: bool) -> None:
+    """Raises UserError for records that are broken, unless `forgiving`; then still where none can be read."""
     skipped = index.skipped
     if skipped.count and not forgiving:
         raise UserError(f"{shard.name}, {skipped.first[0]}{HINT}")
@@ -133,7 +217,6 @@ def of(shard: Shard, id_column: str | None, forgiving: bool, reading: Reading) -
         raise UserError(
             f"{shard.name}: none of its {skipped.count} records can be read; the first is {skipped.first[0]}"
         )
-    return index
 
 
 def _noted(path: pathlib.Path) -> list[Any] | None:

@@ -31,16 +31,16 @@ class JsonFile:
     def __init__(self, file: files.File):
         self.name = file.name
         self._file = file
-        with open(file.path, "rb") as f:
-            start = f.read(4096)
-        refuse_binary(start, file.name)
-        is_list = files.suffix(file.name) == ".json" and start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+        is_list = files.suffix(file.name) == ".json" and _beginning(file).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(
+            b"["
+        )
         self._scan = _list if is_list else _lines
         self._unit = "object" if is_list else "line"
         self.key = f"json {self._unit} {file.digest}"
         self.files = file.noted()
 
     def scan(self, reading: Reading, id_column: str | None) -> Iterator[Found]:
+        refuse_binary(_beginning(self._file), self.name)
         yield from self._scan(self._file)
 
     def open(self, reading: Reading) -> SpanReader:
@@ -51,6 +51,11 @@ class JsonFile:
 
     def place(self, number: int) -> str:
         return f"{self._unit} {number}"
+
+
+def _beginning(file: files.File) -> bytes:
+    with open(file.path, "rb") as f:
+        return f.read(4096)
 
 
 class Strict:

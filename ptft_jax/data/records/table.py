@@ -55,7 +55,8 @@ class Table:
         self._parsed = reference
         forgiving = broken == "skip"
         self._shards = list(shards)
-        self._indexes = [indexes.of(shard, reference.id_column, forgiving, reading) for shard in self._shards]
+        self._kept = indexes.of_all(self._shards, reference.id_column, forgiving, reading)
+        self._indexes = self._kept.each
         without = [shard.name for shard, index in zip(self._shards, self._indexes) if not index.count]
         if len(without) == len(self._shards):
             raise UserError(f"{without[0]}: holds no record")
@@ -167,7 +168,7 @@ class Table:
 
     def _columns(self, *names: str) -> np.ndarray:
         """[all records of the shards, names] of the indexes."""
-        return np.concatenate([np.stack([index.rows()[name] for name in names], axis=1) for index in self._indexes])
+        return self._kept.columns(*names)
 
     def _read(self, position: int) -> Record:
         shard, row = self._row(position)
