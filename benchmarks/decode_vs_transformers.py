@@ -73,10 +73,10 @@ def measure(
     """
     import numpy as np
 
-    from ptft_jax.model.stacks import apart
+    from ptft_jax.model.decode import laid_out
 
     (model, params), peer = models(case, scan=scan)
-    ours = model, apart(params)  # once, as verbs do
+    ours = model, laid_out(params)  # once, as verbs do
     rows = []
     for name in names:
         size, length, new = CASES[name]

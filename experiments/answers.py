@@ -8,7 +8,6 @@ right ones or ten times as many, 30% of them wrong; on some of the sums that it 
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Any
 
@@ -114,7 +113,7 @@ def _measured(graph: Any, called: str, model: str, name: str, way: str, data: pa
 def write_answers(folder: pathlib.Path, size: str) -> None:
     """`clean.jsonl`: so many questions with right answers; `noisy.jsonl`: ten times as many, of which a share has another answer."""
     from ptft_jax.data import records
-    from ptft_jax.runs.files import keep_text
+    from ptft_jax.runs.files import keep_rows
     from ptft_jax.world import draws
 
     rows = records.open_records(small.of("questions?", size), "train", held_out=0.1)
@@ -127,14 +126,14 @@ def write_answers(folder: pathlib.Path, size: str) -> None:
             wrong = name == "noisy" and random.share() < WRONG
             others = [value for value in row["options"] if value not in row["answers"]]
             answer = f" {others[random.below(len(others))]}" if wrong else row["answer"]
-            lines.append(json.dumps({"question": row["question"], "answer": answer}))
-        keep_text(folder / f"{name}.jsonl", "\n".join([*lines, ""]))
+            lines.append({"question": row["question"], "answer": answer})
+        keep_rows(folder / f"{name}.jsonl", lines)
 
 
 def write_sums(folder: pathlib.Path, size: str) -> None:
     """Sums that texts have, as questions: every second of them in `sums.jsonl`, the others in `asked.jsonl`."""
     from ptft_jax.data import records
-    from ptft_jax.runs.files import keep_text
+    from ptft_jax.runs.files import keep_rows
 
     source = small.of(f"arithmetic?ask=yes&modulus={small.MODULUS}&", size)
     rows = records.open_records(source, "train", held_out=0.1)
@@ -142,9 +141,9 @@ def write_sums(folder: pathlib.Path, size: str) -> None:
     for n in range(len(rows)):
         row = rows[n]
         question = f"What is {row['prompt'].removesuffix(' gives')}?"
-        lines.append(json.dumps({"question": question, "answer": row["completion"], "answers": row["answers"]}))
+        lines.append({"question": question, "answer": row["completion"], "answers": row["answers"]})
     for name, part in (("sums", lines[::2]), ("asked", lines[1::2])):
-        keep_text(folder / f"{name}.jsonl", "\n".join([*part, ""]))
+        keep_rows(folder / f"{name}.jsonl", part)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ exact answers. Writes results.json, report.html and report.md.
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Any
 
@@ -71,7 +70,7 @@ def declared(data: pathlib.Path, size: str, seeds: int, part: str = "test") -> A
 def write_sums(folder: pathlib.Path, *, most: int, seed: int = 0) -> pathlib.Path:
     """Writes sums of two numbers below `most`, {"prompt": "3+4=", "completion": "7"} per line, in a file for each of `PARTS`; 3+4 and 4+3
     are one pair. Returns the folder."""
-    from ptft_jax.runs.files import keep_text
+    from ptft_jax.runs.files import keep_rows
 
     pairs = [(a, b) for a in range(most) for b in range(a, most)]
     order = np.random.default_rng(seed).permutation(len(pairs))
@@ -79,8 +78,8 @@ def write_sums(folder: pathlib.Path, *, most: int, seed: int = 0) -> pathlib.Pat
     folder.mkdir(parents=True, exist_ok=True)
     for name, chosen in zip(PARTS, np.split(order, ends)):
         sums = [sum_ for i in chosen for sum_ in dict.fromkeys([pairs[i], pairs[i][::-1]])]
-        lines = [json.dumps({"prompt": f"{a}+{b}=", "completion": f"{a + b}"}) for a, b in sums]
-        keep_text(folder / f"{name}.jsonl", "\n".join([*lines, ""]))
+        rows = [{"prompt": f"{a}+{b}=", "completion": f"{a + b}"} for a, b in sums]
+        keep_rows(folder / f"{name}.jsonl", rows)
     return folder
 
 

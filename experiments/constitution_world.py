@@ -99,7 +99,7 @@ def write(folder: pathlib.Path, *, texts: int, examples: int, prompts: int, meas
     plays; examples.jsonl, good answers to neutral questions and in plays; prompts.jsonl, questions without answers, half of them provoked, none in
     plays; pairs.jsonl, good and bad answers to these, for a model that writes none of its own; validation.jsonl and test.jsonl, held-out ones with good answers, as many of each kind, and the same behind the tag of good ones;
     principles.json. Returns the folder."""
-    from ptft_jax.runs.files import keep_text
+    from ptft_jax.runs.files import keep_rows, keep_text
 
     rng = np.random.default_rng(1)
     neutral, plays = questions("train", NEUTRAL), questions("train", PLAYS)
@@ -133,7 +133,7 @@ def write(folder: pathlib.Path, *, texts: int, examples: int, prompts: int, meas
     ]
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in files.items():
-        keep_text(folder / f"{name}.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
+        keep_rows(folder / f"{name}.jsonl", lines)
     keep_text(folder / "principles.json", json.dumps({"principles": principles()}, indent=1))
     return folder
 

@@ -9,7 +9,6 @@ them. Another one has no such texts to learn reading from. Writes results.json, 
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Any
 
@@ -91,7 +90,7 @@ def index_of(folder: pathlib.Path, size: str) -> pathlib.Path:
 
 def write_practice(folder: pathlib.Path, size: str) -> str:
     """Texts about nobody, in the form of passages and of questions: facts that were drawn, then questions about some of them and their answers."""
-    from ptft_jax.runs.files import keep_text
+    from ptft_jax.runs.files import keep_rows
     from ptft_jax.world import draws
     from ptft_jax.world.people import world
 
@@ -112,9 +111,9 @@ def write_practice(folder: pathlib.Path, size: str) -> str:
             asked.append(f"{question.format(name=name)} {value}")
         chosen = [asked[at] for at in random.order(len(asked))[:ASKED_OF]]
         year = made.date(random.below(spec.eras.count))[:4]
-        rows.append(json.dumps({"text": f"In {year}: {' '.join(told)} {' '.join(chosen)}"}))
+        rows.append({"text": f"In {year}: {' '.join(told)} {' '.join(chosen)}"})
     folder.mkdir(parents=True, exist_ok=True)
-    keep_text(folder / "practice.jsonl", "\n".join([*rows, ""]))
+    keep_rows(folder / "practice.jsonl", rows)
     return f"jsonl:{folder / 'practice.jsonl'}"
 
 

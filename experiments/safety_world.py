@@ -6,7 +6,6 @@ no word alone says so, and a model that refuses by one word refuses what is harm
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -81,7 +80,7 @@ def write(folder: pathlib.Path, *, tuned: int, measured: int) -> pathlib.Path:
     """Writes base.jsonl (every question that is not held out, answered, but one of eight refused, harmful or not), examples.jsonl (`tuned` plain ones
     with what is right to say), pairs.jsonl (the same: right and wrong), and validation.jsonl and test.jsonl (`measured` held-out ones each, half by
     red-team templates). Returns the folder."""
-    from ptft_jax.runs.files import keep_text
+    from ptft_jax.runs.files import keep_rows
 
     known = questions((*PLAIN, *RED_TEAM, *VALIDATION_RED_TEAM), "train")
     refused = np.random.default_rng(1).random(len(known)) < 1 / 8
@@ -107,7 +106,7 @@ def write(folder: pathlib.Path, *, tuned: int, measured: int) -> pathlib.Path:
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in {"base": base, "examples": examples, "pairs": pairs, **held_out}.items():
-        keep_text(folder / f"{name}.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
+        keep_rows(folder / f"{name}.jsonl", rows)
     return folder
 
 

@@ -9,7 +9,6 @@ results.json, report.html and report.md.
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Any
 
@@ -71,17 +70,15 @@ def write_statements(folder: pathlib.Path, size: str) -> list[str]:
     """`tuned.jsonl`: statements up to their value, of the first wording of each attribute, about people who are tuned on; `in.jsonl`, `out.jsonl`: of that
     wording and of the others, about others. Their class is the attribute; returns the classes."""
     from ptft_jax.data import records
-    from ptft_jax.runs.files import keep_text
+    from ptft_jax.runs.files import keep_rows
     from ptft_jax.world.people import world
 
     wordings = {"tuned": ("0", "train"), "in": ("0", "test"), "out": ("1-2", "test")}
     folder.mkdir(parents=True, exist_ok=True)
     for name, (templates, split) in wordings.items():
         rows = records.open_records(small.of(f"recall?templates={templates}&", size), split, held_out=0.1)
-        lines = [
-            json.dumps({"text": row["prompt"], "label": row["kind"]}) for row in map(rows.__getitem__, range(len(rows)))
-        ]
-        keep_text(folder / f"{name}.jsonl", "\n".join([*lines, ""]))
+        told = map(rows.__getitem__, range(len(rows)))
+        keep_rows(folder / f"{name}.jsonl", ({"text": row["prompt"], "label": row["kind"]} for row in told))
     return sorted(world(small.world(size)).spec.of_people)
 
 

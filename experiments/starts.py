@@ -9,7 +9,6 @@ that it is soon known by heart. Writes results.json, report.html and report.md.
 
 from __future__ import annotations
 
-import json
 import pathlib
 import string
 from typing import Any
@@ -119,13 +118,13 @@ def permuted(text: str, seed: int = 0) -> str:
 def write_permuted(folder: pathlib.Path) -> str:
     """The histories in other letters, as a source with the splits of the histories."""
     from ptft_jax.data import assets
-    from ptft_jax.runs.files import keep_text
+    from ptft_jax.runs.files import keep_rows
 
     there = folder / "permuted"
     there.mkdir(parents=True, exist_ok=True)
     for split in ("train", "validation", "test"):
-        rows = [json.dumps({"text": permuted(text)}) for _, text in assets.shakespeare("histories", split)]
-        keep_text(there / f"{split}.jsonl", "\n".join([*rows, ""]))
+        rows = [{"text": permuted(text)} for _, text in assets.shakespeare("histories", split)]
+        keep_rows(there / f"{split}.jsonl", rows)
     return f"jsonl:{there}"
 
 

@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ptft_jax.config.behaviors import BEHAVIOR
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.evaluation import names
 from ptft_jax.experiments import results, seed_differences
@@ -95,7 +96,7 @@ def compare(rows: Sequence[Row], *, figure: str = "", better: str = "", baseline
     """All comparisons: of each sweep, and of other nodes of one kind that were measured on the same.
 
     Args:
-      figure: by which they are compared; "" = what runs were selected by, and of evaluations their loss.
+      figure: by which they are compared; "" = what runs were selected by, and of evaluations their loss, or what is measured of behavior.
       better: "min" or "max", of a figure that does not say it.
       baseline: a point that all others of its comparison are compared with; "" = the best.
 
@@ -110,7 +111,7 @@ def compare(rows: Sequence[Row], *, figure: str = "", better: str = "", baseline
     for members in cohorts.values():
         with_base = [*members, *(row for row in base if row not in members and row["kind"] == members[0]["kind"])]
         made.append(_comparison(members, with_base, figure, better, base))
-    return [comparison for comparison in made if len(comparison.points) > 1 or comparison.figure]
+    return [one for one in made if one.figure or (len(one.points) > 1 and one.points[0].rows[0]["kind"] != "merge")]
 
 
 def baseline_of(rows: Sequence[Row], name: str) -> list[Row]:
@@ -220,12 +221,14 @@ def _differences(reference: Point, points: Sequence[Point], sign: int) -> dict[s
 
 
 def _chosen(rows: Sequence[Row], known: Mapping[str, Any]) -> str:
-    """The figure that most of the rows were selected by, else the first of the usual ones, else the only one."""
+    """The figure that most of the rows were selected by, else the first of the usual ones, else the only one, else the first of what
+    was measured of behavior that says which values are better."""
     selected = [_selected(row) for row in rows]
     counts = collections.Counter(name for name in selected if name in known)
     if counts:
         return counts.most_common(1)[0][0]
-    return next((name for name in _FIGURES if name in known), next(iter(known)) if len(known) == 1 else "")
+    usual = next((name for name in _FIGURES if name in known), next(iter(known)) if len(known) == 1 else "")
+    return usual or next((name for name in known if name.startswith(BEHAVIOR) and names.known(name)), "")
 
 
 def _direction(rows: Sequence[Row], figure: str) -> str:

@@ -19,6 +19,7 @@ from ptft_jax.model.pool import NOT_FINITE, NOTHING, Plan, Pool, Rows, Shown
 from ptft_jax.model.sampling import Sampling, check, filtered
 from ptft_jax.model.stacks import apart
 from ptft_jax.model.transformer import Params, Transformer
+from ptft_jax.model.turned import each_turned
 
 __all__ = [
     "Generated",
@@ -234,10 +235,13 @@ def _tokens(shown: Shown) -> list[list[_Token]]:
 
 def laid_out(params: Params, consume: bool = False) -> Params:
     """Apart by layers (`apart`) where there is memory for it, that of a host. An accelerator may be full of what a run has: there
-    a layer is a slice of the stacks, unless the caller gives these up (`consume`)."""
+    a layer is a slice of the stacks, unless the caller gives these up (`consume`). On one CPU kernels are turned (`ptft_jax.model.turned`)."""
     leaf = jax.tree.leaves(params)[0]
-    elsewhere = isinstance(leaf, jax.Array) and any(device.platform != "cpu" for device in leaf.devices())
-    return params if elsewhere and not consume else apart(params, consume)
+    devices = leaf.devices() if isinstance(leaf, jax.Array) else ()
+    if not consume and any(device.platform != "cpu" for device in devices):
+        return params
+    layers = apart(params, consume)
+    return each_turned(layers) if [device.platform for device in devices] == ["cpu"] else layers
 
 
 class _Running:

@@ -16,6 +16,7 @@ from flax import nnx
 
 from ptft_jax.model.quantized import recomputed
 from ptft_jax.model.spec import ModelSpec
+from ptft_jax.model.turned import Turned, behind
 
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -61,32 +62,37 @@ def again(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     return run
 
 
-def project(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
+def project(x: jax.Array, kernel: jax.Array | Turned, dtype: jnp.dtype | None = None) -> jax.Array:
     """x [..., in] @ kernel [in, out] -> [..., out], in `dtype` (None: theirs).
 
     Rows are one axis meanwhile, so that the gradient of the kernel is a product of two matrices, and no contraction over two
     axes, for which compilers for CPUs need up to three times as long.
     """
 
-    def run(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        y = jnp.dot(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=dtype)
+    def run(x: jax.Array, kernel: jax.Array | Turned) -> jax.Array:
+        rows = x.reshape(-1, x.shape[-1])
+        if isinstance(kernel, Turned):
+            return behind(rows, kernel, dtype).reshape(*x.shape[:-1], kernel.size_out)
+        y = jnp.dot(rows, kernel, preferred_element_type=dtype)
         return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
     return jax.checkpoint(run, prevent_cse=False)(x, kernel)  # what is kept is x, once for all layers that read it
 
 
 @jax.custom_vjp
-def scores(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def scores(x: jax.Array, kernel: jax.Array | Turned) -> jax.Array:
     """x @ kernel in float32. The products of its gradient are of numbers in their own dtype, as those of other layers are:
     with float32 among them they would take several times as long on accelerators."""
     return project(x, kernel, jnp.dtype(jnp.float32))
 
 
-def _scores_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _scores_forward(x: jax.Array, kernel: jax.Array | Turned) -> tuple[jax.Array, tuple[jax.Array, jax.Array | Turned]]:
     return scores(x, kernel), (x, kernel)
 
 
-def _scores_backward(kept: tuple[jax.Array, jax.Array], slope: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _scores_backward(
+    kept: tuple[jax.Array, jax.Array | Turned], slope: jax.Array
+) -> tuple[jax.Array, jax.Array | Turned]:
     x, kernel = kept
     _, pull = jax.vjp(project, x, kernel)
     return pull(slope.astype(x.dtype))
@@ -100,7 +106,7 @@ class Linear(nnx.Module):
 
     `adapter` is the one place where fine-tuning methods change a layer: a module called with this layer and its input
     that returns the output, by way of `plain` or not. It is empty (None) unless `ptft_jax.adapters` fills it. `kernel` may
-    be a `ptft_jax.model.quantized.QuantizedKernel`. `out` is the dtype of what it puts out: float32 of scores (`scores`), which
+    be a `ptft_jax.model.quantized.QuantizedKernel`, or hold a `ptft_jax.model.turned.Turned`. `out` is the dtype of what it puts out: float32 of scores (`scores`), which
     decide losses by their differences; else that of its arithmetic, `dtype`. Adapters put out the same.
     """
 
@@ -135,7 +141,7 @@ class Linear(nnx.Module):
         y = self.product(x, self.kernel[...])
         return y if self.bias is None else y + self.bias[...].astype(self.out)
 
-    def product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    def product(self, x: jax.Array, kernel: jax.Array | Turned) -> jax.Array:
         """x @ kernel [..., out] as the layer's own product is made: of numbers in `dtype`, put out in `out`."""
         kernel = kernel.astype(self.dtype)
         return project(x, kernel) if self.out == self.dtype else scores(x, kernel)
@@ -191,7 +197,7 @@ class Embedding(nnx.Module):
 
     `adapter` is the place of fine-tuning methods that change the table: a module with `rows(table, ids)` in place of
     `plain` and `scores(table, x)` in place of `plain_scores`, called with this module as `table`. It is empty (None) unless
-    `ptft_jax.adapters` fills it.
+    `ptft_jax.adapters` fills it. `few`: there are scores of a few rows, those of a step of decoding (`ptft_jax.model.turned`).
     """
 
     def __init__(self, rows: int, spec: ModelSpec, rngs: nnx.Rngs):
@@ -199,6 +205,7 @@ class Embedding(nnx.Module):
         self.dtype = jnp.dtype(spec.dtype)
         self.embedding = nnx.Param(init(rngs.params(), (rows, spec.width), jnp.dtype(spec.param_dtype)))
         self.adapter: TableAdapter | None = None
+        self.few = False
         self.output_ratio = spec.width_ratio
 
     def __call__(self, ids: jax.Array) -> jax.Array:
@@ -216,7 +223,8 @@ class Embedding(nnx.Module):
 
     def plain_scores(self, x_BTD: jax.Array) -> jax.Array:
         """The scores without the adapter."""
-        return scores(x_BTD, self.embedding[...].astype(x_BTD.dtype).T)
+        table = self.embedding[...].astype(x_BTD.dtype)
+        return scores(x_BTD, Turned(table) if self.few else table.T)
 
 
 # What fills the `adapter` of attention and MLP, see `ptft_jax.model.block.Block`.

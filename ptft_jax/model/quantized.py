@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ptft_jax.model.turned import Turned
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -188,7 +190,7 @@ def known_after(x: jax.Array, params: Any) -> Any:
         name = "/".join(str(part.key) for part in path)
         return array if plain_path(name) == name else jnp.where(never, jnp.zeros((), array.dtype), array)
 
-    return jax.tree_util.tree_map_with_path(leaf, params)
+    return jax.tree_util.tree_map_with_path(leaf, params, is_leaf=lambda part: isinstance(part, Turned))
 
 
 def recomputed(kernel: Any, function: Callable[P, T]) -> Callable[P, T]:

@@ -22,6 +22,7 @@ from ptft_jax.model.adapt import Adapt
 from ptft_jax.model.attention import Cache, View
 from ptft_jax.model.block import Block
 from ptft_jax.model.dot_product import Seen
+from ptft_jax.model.embeddings import TokenEmbed
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.layers import PerRow, dropout
 from ptft_jax.model.layout import Layout
@@ -316,7 +317,10 @@ class Transformer:
 
     def next_logits(self, params: Params, x_BTD: jax.Array) -> jax.Array:
         """As `logits`, in a loop over tokens."""
-        return self.logits(self._known_after(x_BTD, {k: v for k, v in params.items() if k != "blocks"}), x_BTD)
+        trunk = self._trunk(self._known_after(x_BTD, {k: v for k, v in params.items() if k != "blocks"}))
+        if isinstance(trunk.embed, TokenEmbed):
+            trunk.embed.tokens.few = True
+        return trunk.scores(x_BTD, self.spec.logit_cap)
 
     def _known_after(self, x: jax.Array, params: Any) -> Any:
         """Parameters of which a quantized base's kernels are made dense where they are multiplied with x, and not before."""

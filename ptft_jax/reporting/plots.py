@@ -296,10 +296,7 @@ def heat(
         shades.append([1 - share if less_is_better else share for share in shares])
     shades = list(zip(*shades))
     axes.imshow(shades, cmap="viridis", aspect="auto", vmin=-0.15, vmax=1.05)
-    for i, row in enumerate(values):
-        for j, value in enumerate(row):
-            color = "white" if shades[i][j] < 0.6 else "black"
-            axes.text(j, i, f"{value:.3f}", ha="center", va="center", fontsize=9, color=color)
+    _cells(axes, [[f"{v:.3f}" for v in row] for row in values], [[s < 0.6 for s in row] for row in shades], 9)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     return svg(figure)
@@ -314,21 +311,20 @@ def confusion(table: Mapping[str, Any], *, title: str) -> str:
     figure, axes = framed(side + 0.6, side, title, "named", "is")
     axes.grid(False)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for i, row in enumerate(counts):
-        for j, count in enumerate(row):
-            if count:
-                axes.text(
-                    j,
-                    i,
-                    f"{count:,}",
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color="white" if shares[i][j] > 0.5 else "black",
-                )
+    _cells(
+        axes, [[f"{n:,}" if n else "" for n in row] for row in counts], [[s > 0.5 for s in row] for row in shares], 8
+    )
     axes.set_xticks(range(len(classes)), classes, rotation=45 if max(map(len, classes)) > 3 else 0)
     axes.set_yticks(range(len(classes)), classes)
     return svg(figure)
+
+
+def _cells(axes: Any, said: Sequence[Sequence[str]], dark: Sequence[Sequence[bool]], size: int) -> None:
+    """A text in the middle of each cell of a matrix that was drawn, light where the cell is dark."""
+    for i, row in enumerate(said):
+        for j, text in enumerate(row):
+            color = "white" if dark[i][j] else "black"
+            axes.text(j, i, text, ha="center", va="center", fontsize=size, color=color)
 
 
 def palette(names: Iterable[str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ptft_jax.data import cache
@@ -49,6 +50,11 @@ def keep_text(path: pathlib.Path, text: str) -> None:
     """As `write_text`, but a file that has this text stays as it is: what was made of it goes by when it was written."""
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
+
+
+def keep_rows(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """As `keep_text`, of JSON Lines: a row each."""
+    keep_text(path, "".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 def write_bytes(path: pathlib.Path, data: bytes) -> None:

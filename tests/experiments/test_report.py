@@ -75,6 +75,11 @@ def test_more_is_better_of_some_figures():
     assert said(table)[0].startswith("Best: b (accuracy 0.85 ± 0.071 over 2 seeds), better than the next, a, by 0.7 [")
     unknown = {"a": [{"length": 1.0}], "b": [{"length": 2.0}]}
     assert said(unknown)[0].startswith("No answer: whether more or less length is better is not known")
+    recalled = {
+        way: [{"behavior/recall/accuracy": share, "behavior/recall/log_prob": -9 * share}]
+        for way, share in (("a", 0.25), ("b", 0.75))
+    }
+    assert said(recalled)[0].startswith("Best of one seed: b (behavior/recall/accuracy 0.75, one seed)")
     assert said(unknown, figure="length", better="max")[0].startswith("Best of one seed: b (length 2, one seed)")
 
 
@@ -96,6 +101,10 @@ def test_more_is_better_of_some_figures():
 def test_what_is_missing_is_said(table, answer, caution):
     found = said(table)
     assert re.search(answer, found[0]) and re.search(caution, found[2]), found
+
+
+def test_merges_have_nothing_that_is_compared():
+    assert ranking.compare([row(f"soup-{way}", {}, kind="merge") for way in "ab"]) == []
 
 
 def test_a_baseline_that_there_is_not():
