@@ -20,6 +20,7 @@ import numpy as np
 
 from ptft_jax.data import cache, checked, jsons
 from ptft_jax.data.examples import Encoded
+from ptft_jax.data.joined import head
 from ptft_jax.errors import UserError
 
 META = "meta.json"
@@ -47,7 +48,8 @@ class Store:
     answer first.
 
     Attributes:
-      ids: uint16 or uint32 [N], memory-mapped; of images their pixels, uint8.
+      ids: uint16 or uint32 [N], memory-mapped (of several shards a `ptft_jax.data.joined.Joined`, as are `trained` and `origins`); of images
+        their pixels, uint8.
       offsets: int64 [sequences + 1], where sequences start and the last ends.
       trained: bool [N], the ids that are targets of the loss; None = all.
       labels: int32 [examples] of classification, float32 of regression, else None.
@@ -97,11 +99,11 @@ class Store:
             raise UserError(f"{field}: the first example alone has {ends[0]} tokens")
         tokens = int(offsets[-1])
         return Store(
-            self.ids[:tokens],
+            head(self.ids, tokens),
             offsets,
-            None if self.trained is None else self.trained[:tokens],
+            None if self.trained is None else head(self.trained, tokens),
             None if self.labels is None else self.labels[:examples],
-            self.origins[:examples],
+            head(self.origins, examples),
             cache.digest(self.key, str(tokens)),
             self.per_example,
             self.empty[self.empty < tokens],

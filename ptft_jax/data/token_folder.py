@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ptft_jax.data import cache, jsons, records, store
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.joined import Joined
 from ptft_jax.data.records import files
 from ptft_jax.data.tokenizers import alike
 from ptft_jax.errors import UserError, nearest
@@ -36,7 +37,7 @@ def manifest(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def load(folder: pathlib.Path, split: str, tokenizer: tok.Tokenizer) -> tuple[store.Store, dict[str, Any]]:
-    """A split's shards as one memory-mapped store, and the manifest.
+    """A split's shards as one store, memory-mapped where they lie, and the manifest.
 
     Raises:
       UserError: no such split, another tokenizer than the one that made the ids, or a damaged shard.
@@ -51,19 +52,40 @@ def load(folder: pathlib.Path, split: str, tokenizer: tok.Tokenizer) -> tuple[st
             f"tokenizer.kind=file, tokenizer.path={folder}"
         )
     shards = [folder / split / name for name in facts["splits"][split]["shards"]]
-    keys = [_checked(folder, shard, facts["splits"][split]["contents"][shard.name]) for shard in shards]
-    if len(shards) == 1:
-        return store.load(shards[0], _remedy(folder)), facts
-    key = cache.digest("shards-2", *keys)
+    stores = [_checked(folder, shard, facts["splits"][split]["contents"][shard.name]) for shard in shards]
+    if len(stores) == 1:
+        return stores[0], facts
+    return joined(stores, cache.digest("shards-2", *(one.key for one in stores))), facts
 
-    def fill(target: pathlib.Path) -> None:
-        keyed = all(store.facts(shard).get("keyed") for shard in shards)
-        writer = store.Writer(target, tokenizer.vocab_size, keyed=keyed)
-        for shard in shards:
-            writer.take(shard)
-        writer.close(key)
 
-    return store.cached(key, fill, f"tokens:{folder} ({split})"), facts
+def joined(stores: Sequence[store.Store], key: str) -> store.Store:
+    """Stores of one kind as one, whose key this is: what a `ptft_jax.data.store.Writer` that took them would have written."""
+    starts = np.cumsum([0, *(len(one.ids) for one in stores)]).tolist()
+    masked, labelled = (any(getattr(one, name) is not None for one in stores) for name in ("trained", "labels"))
+    keyed = all(one.keys is not None for one in stores)
+    kind = next((one.labels.dtype for one in stores if one.labels is not None), np.dtype(np.int32))
+    return store.Store(
+        ids=Joined([one.ids for one in stores]),
+        offsets=np.concatenate([[0], *(one.offsets[1:] + start for one, start in zip(stores, starts))]),
+        trained=Joined([_learned(one) for one in stores]) if masked else None,
+        labels=np.concatenate([_labels(one, kind) for one in stores]) if labelled else None,
+        origins=Joined([one.origins for one in stores]),
+        key=key,
+        per_example=max(one.per_example for one in stores),
+        empty=np.concatenate([one.empty + start for one, start in zip(stores, starts)]),
+        keys=np.concatenate([one.keys for one in stores]) if keyed else None,
+        right=np.concatenate([one.right + start for one, start in zip(stores, starts)]),
+    )
+
+
+def _learned(one: store.Store) -> np.ndarray:
+    """bool [N], in no memory where all ids are learned."""
+    return np.broadcast_to(np.True_, len(one.ids)) if one.trained is None else one.trained
+
+
+def _labels(one: store.Store, kind: np.dtype) -> np.ndarray:
+    """Those of a store, of one without any what stands for none."""
+    return np.full(len(one), -1, np.int32).view(kind) if one.labels is None else one.labels
 
 
 def _gives_same_ids(folder: pathlib.Path, facts: Mapping[str, Any], tokenizer: tok.Tokenizer) -> bool:
@@ -75,11 +97,11 @@ def _gives_same_ids(folder: pathlib.Path, facts: Mapping[str, Any], tokenizer: t
     return tok.fingerprint(beside) == facts["tokenizer"] and alike.same(beside, tokenizer)
 
 
-def _checked(folder: pathlib.Path, shard: pathlib.Path, content: Mapping[str, Any]) -> str:
-    """The key of a shard, all of whose files are as they were written. Raises Damaged."""
+def _checked(folder: pathlib.Path, shard: pathlib.Path, content: Mapping[str, Any]) -> store.Store:
+    """A shard, all of whose files are as they were written. Raises Damaged."""
     remedy = _remedy(folder)
     meta = store.facts(shard, remedy)
-    store.load(shard, remedy)
+    loaded = store.load(shard, remedy)
     found = store.digests(shard)
     noted = meta.get("digests", found)  # earlier releases noted the digest of all
     for name in sorted({*noted, *found}):
@@ -87,7 +109,7 @@ def _checked(folder: pathlib.Path, shard: pathlib.Path, content: Mapping[str, An
             raise store.Damaged(f"{shard / name}: damaged: it is not what was written; {remedy}")
     if not meta["key"] == content["digest"] == store.content_key(found):
         raise store.Damaged(f"{shard}: damaged: it is not the shard of which {MANIFEST} has the digest; {remedy}")
-    return meta["key"]
+    return loaded
 
 
 def _remedy(folder: pathlib.Path) -> str:

@@ -3,6 +3,7 @@
 import json
 import math
 import operator
+import random
 import re
 import sys
 import types
@@ -140,6 +141,19 @@ def test_a_file_declares_a_graph(tmp_path, monkeypatch, capsys):
     assert experiment.main() == 0
     said = capsys.readouterr().out
     assert re.search(r"^without-seed0 +run +new", said, re.M) and not (tmp_path / "out").exists()
+
+
+def test_labelled_rows_are_lines_and_shuffled_ones():
+    """Every word of the text once: as it is where it is called written, else as another order of its letters."""
+    text = "to be or not to be that is the question whether tis nobler in the mind to suffer " + "ab" * 35
+    rows = [json.loads(row) for row in data_efficiency.labelled(text, random.Random(0))]
+    assert [row["label"] for row in rows] == ["written", "shuffled", "written", "shuffled"][: len(rows)]
+    assert max(len(row["text"]) for row in rows) <= 56
+    words = [word for row in rows for word in row["text"].split()]
+    cut = [word[:56] for word in text.split()]
+    assert sorted("".join(sorted(word)) for word in words) == sorted("".join(sorted(word)) for word in cut)
+    assert all(row["text"] in " ".join(cut) for row in rows[::2])
+    assert any(row["text"] not in " ".join(cut) for row in rows[1::2])
 
 
 MINIATURES = {

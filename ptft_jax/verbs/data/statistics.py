@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ptft_jax.data import packing
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.filling import empty_of
 from ptft_jax.data.formats.layouts import CAPTIONED
+from ptft_jax.data.joined import blocks
 from ptft_jax.data.source_splits import Tokens
 from ptft_jax.data.tokenizers import Tokenizer
 from ptft_jax.verbs.data.view import text
@@ -39,9 +41,7 @@ def content(tokens: Tokens, tokenizer: Tokenizer) -> dict[str, Any]:
     """How the vocabulary is used: ids that occur, shares of unknown, of control tokens and of what is learned of whole
     examples; and how many sequences repeat an earlier one id by id, and answers are empty."""
     store = tokens.store
-    counts = (
-        np.bincount(store.ids, minlength=tokenizer.vocab_size) if len(store.ids) else np.zeros(tokenizer.vocab_size)
-    )
+    counts = sum(_counts(store.ids, tokenizer.vocab_size), np.zeros(tokenizer.vocab_size, np.int64))
     total = max(len(store.ids), 1)
     unknown = int(counts[tokenizer.unk_id]) if tokenizer.unk_id is not None else 0
     return {
@@ -51,10 +51,17 @@ def content(tokens: Tokens, tokenizer: Tokenizer) -> dict[str, Any]:
         "unknown": unknown,
         "unknown_share": unknown / total,
         "control_share": float(sum(counts[i] for i in tokenizer.special_ids) / total),
-        "learned_share": 1.0 if store.trained is None else float(np.mean(store.trained)) if len(store.ids) else 0.0,
+        "learned_share": 1.0
+        if store.trained is None
+        else float(sum(map(np.count_nonzero, blocks(store.trained))) / total),
         "duplicates": duplicates(tokens),
         "empty_answers": empty_of(tokens)["empty_answers"],
     }
+
+
+def _counts(ids: Any, size: int) -> Iterator[np.ndarray]:
+    """int64 [size]: how often each id occurs, of some of the ids after the other."""
+    return (np.bincount(block, minlength=size) for block in blocks(ids))
 
 
 def duplicates(tokens: Tokens) -> int:
@@ -67,7 +74,8 @@ def duplicates(tokens: Tokens) -> int:
 
 def special(tokens: Tokens, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """Control tokens that occur, the most frequent first."""
-    counts = collections.Counter({i: int(np.count_nonzero(tokens.store.ids == i)) for i in tokenizer.special_ids})
+    among = sum(_counts(tokens.store.ids, tokenizer.vocab_size), np.zeros(tokenizer.vocab_size, np.int64))
+    counts = collections.Counter({i: int(among[i]) for i in tokenizer.special_ids})
     return [{"token": text(tokenizer, i), "id": i, "count": n} for i, n in counts.most_common() if n]
 
 
