@@ -248,7 +248,8 @@ def test_images_and_captions(captioned, tmp_path, cache, monkeypatch):
     """A run that was stopped goes on to the same bits; classes are named by prompts as captions are found; it is written as CLIP, read again, and
     a child has its tower for images."""
     config = captions_of(captioned)
-    config.training.steps, config.eval.every = 60, 30
+    config.training.steps, config.eval.every, config.data.batch_size = 60, 30, 16
+    config.optimizer.update(learning_rate=2e-3, warmup_steps=10)  # at 1e-2 all vectors become one
     summary = quiet_train(config, tmp_path / "whole")
     stop_at(33, monkeypatch)
     assert not quiet_train(config, tmp_path / "parts")["finished"]
@@ -257,7 +258,8 @@ def test_images_and_captions(captioned, tmp_path, cache, monkeypatch):
     theirs = flatten(other.params)
     assert all(np.array_equal(array, theirs[path]) for path, array in flatten(one.params).items())
     after = summary["after"]
-    assert after["validation/loss"] < summary["before"]["validation/loss"] and after["validation/text_recall_5"] == 1
+    assert after["validation/text_recall_1"] == after["validation/image_recall_1"] == 1
+    assert summary["before"]["validation/text_recall_1"] < 0.9
     one = loading.load(f"{tmp_path}/whole")  # of prompts that are the captions, names are told as captions are found
     told = probes.evaluate(one, split="validation", probes=("prompts",), prompts=("it is {}",))
     assert told["probe/prompts"] == pytest.approx(after["validation/text_recall_1"])
