@@ -73,7 +73,7 @@ class Trained:
 def train(
     *, devices=1, fsdp=1, expert=1, tensor=1, kind="jit", micro=1, rates=EVERYTHING, adapter=None, ema=0.9, steps=3, batches=None,
     optimizer=None, objective=OBJECTIVE, rate=1e-2, base=None, regularization=None, phases=(), fisher=None, kept="float32",
-    balance=None, total=10, **spec,
+    balance=None, total=10, memory="device", **spec,
 ):  # fmt: skip
     """A few training steps of a tiny model with dropout, on a mesh of the first `devices` devices.
 
@@ -103,7 +103,7 @@ def train(
         steps_of.append(Step(model, objective, partition, chain, micro, ema, regularization, frozen, apart, balance))
 
     rules = sharding.DEFAULT_RULES
-    compiled = Compiled(model, partition, list(enumerate(steps_of)), mesh, compiled=kind, rules=rules)
+    compiled = Compiled(model, partition, list(enumerate(steps_of)), mesh, compiled=kind, rules=rules, memory=memory)
     program = compiled.program
 
     def create():

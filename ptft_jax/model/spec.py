@@ -182,7 +182,11 @@ class ModelSpec(Options):
         Field(True, "compile one block and scan it (fast to compile) or unroll all (often faster on a CPU)")
     )
     remat: str = declared(
-        one_of("none", "recompute in the backward pass: all, or all but matrix products", "none", "dots", "full")
+        one_of(
+            "none",
+            "recompute in the backward pass: all, or all but matrix products, which are kept on the device (dots) or its host (offload)",
+            *("none", "dots", "full", "offload"),
+        )
     )
     remat_layers: int = declared(natural(0, "first layers that remat is of; 0 = all"))
     attention: str = declared(

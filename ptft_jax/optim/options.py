@@ -52,6 +52,9 @@ class OptimizerOptions(Options):
     moments: str = declared(
         one_of("plain", "of adamw and lion: kept as training.state_dtype says, or in 8 bits each", "plain", "8bit")
     )
+    memory: str = declared(
+        one_of("device", "where the optimizer's state is between steps: on its device, or its host", "device", "host")
+    )
     momentum: float = declared(share(0.95, "of sgd and muon"))
     weight_decay: float = declared(natural(0.1, "decoupled decay, times the rate"))
     decay_rules: tuple[tuple[str, float], ...] = declared(

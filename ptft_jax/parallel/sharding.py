@@ -113,6 +113,11 @@ def of_state(state: Any, by_path: dict[str, NamedSharding], mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(place, state)
 
 
+def of_host(tree: Any, shardings: Any) -> Any:
+    """The same shardings of a tree of shaped leaves in the memory of each device's host; single numbers stay."""
+    return jax.tree.map(lambda a, s: s.with_memory_kind("pinned_host") if a.shape else s, tree, shardings)
+
+
 def on_one_device(path: str, shape: Sequence[int]) -> SingleDeviceSharding:
     """Everything on the first device: the layout of models that are loaded to be used, not trained."""
     return SingleDeviceSharding(jax.devices()[0])

@@ -34,6 +34,7 @@ PARTS = {
     "anchor": "start",
     "fisher": "importance",
 }
+STATE_ALONE = "the state alone"
 _NEEDS = re.compile(r"[Uu]sed ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) hbm")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -129,6 +130,10 @@ def plan(config: configs.Config, topology: Topology, *, tuned: bool | None = Non
     memory = {
         name: sum(leaf.bytes for leaf in leaves if leaf.path.startswith(f"{part}/")) for part, name in PARTS.items()
     }
+    held = sum(leaf.bytes for leaf in leaves)
+    if section.optimizer.memory == "host":
+        memory["optimizer, of the host"] = memory.pop("optimizer")
+        held -= memory["optimizer, of the host"]
     facts = dict(
         topology=topology.name,
         devices=mesh.size,
@@ -142,6 +147,17 @@ def plan(config: configs.Config, topology: Topology, *, tuned: bool | None = Non
         * (section.data.length if section.model.image_size else batch["inputs"].shape[1]),
         flops=operations,
     )
+    if facts["capacity"] is not None and held > facts["capacity"]:
+        return Plan(
+            **facts,
+            fits=False,
+            needs=held,
+            memory={name: size for name, size in memory.items() if size},
+            exchanges=(),
+            bounds={},
+            seconds=time.monotonic() - began,
+            message=f"{STATE_ALONE} needs more memory than a device has, and is not compiled",
+        )
     try:
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as e:
@@ -159,7 +175,7 @@ def plan(config: configs.Config, topology: Topology, *, tuned: bool | None = Non
         )
     found = cost.memory(compiled)
     memory |= {
-        "batch": found["argument_bytes"] - sum(leaf.bytes for leaf in leaves),
+        "batch": found["argument_bytes"] - held,
         "results": found["output_bytes"] - found["aliased_bytes"],
         "temporary": found["temporary_bytes"],
         "program": compiled.memory_analysis().generated_code_size_in_bytes,

@@ -14,6 +14,7 @@ from ptft_jax.planning.topologies import Topology
 from ptft_jax.reporting.progress import Reporter
 
 REMAT = ("none", "dots", "full")
+TENSOR = 8  # parts of a layer, at most: more are seldom near enough to each other
 
 
 class Tried(NamedTuple):
@@ -25,19 +26,26 @@ class Tried(NamedTuple):
 
 
 def candidates(section: configs.Section, devices: int) -> Iterator[dict[str, Any]]:
-    """Settings to try: meshes of all devices from all copies to all parts, as many micro-batches as the rows of a device allow, by
-    doubling, and each kind of recomputation; beside what the config has of the other axes."""
-    devices //= max(section.parallel.tensor, 1) * max(section.parallel.expert, 1)
-    meshes = [fsdp for fsdp in range(1, devices + 1) if devices % fsdp == 0]
-    most = section.data.batch_size // max(devices, 1)
-    micro = [count for count in _powers(most) if most % count == 0]
-    for fsdp, count, remat in itertools.product(meshes, micro, REMAT):
-        yield {
-            "parallel.replica": devices // fsdp,
-            "parallel.fsdp": fsdp,
-            "training.micro_batches": count,
-            "model.remat": remat,
-        }
+    """Settings to try: meshes of all devices from all copies to all parts, with experts in every number of parts that divides them and
+    layers in up to TENSOR; as many micro-batches as the rows of a device allow, by doubling; and each kind of recomputation."""
+    heads, experts = section.model.heads, section.model.experts
+    for tensor, expert in itertools.product(
+        (n for n in _powers(min(TENSOR, devices)) if devices % n == 0 and heads % n == 0),
+        (n for n in range(1, max(experts, 1) + 1) if n == 1 or experts % n == 0),
+    ):
+        if devices % (tensor * expert):
+            continue
+        left, groups = devices // (tensor * expert), devices // tensor
+        micro = [n for n in _powers(section.data.batch_size // groups) if section.data.batch_size % (n * groups) == 0]
+        for fsdp, count, remat in itertools.product((n for n in range(1, left + 1) if left % n == 0), micro, REMAT):
+            yield {
+                "parallel.replica": left // fsdp,
+                "parallel.fsdp": fsdp,
+                "parallel.expert": expert,
+                "parallel.tensor": tensor,
+                "training.micro_batches": count,
+                "model.remat": remat,
+            }
 
 
 def tried(

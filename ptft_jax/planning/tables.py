@@ -12,7 +12,7 @@ from ptft_jax.model.layout import ROWS
 from ptft_jax.parallel import sharding
 from ptft_jax.parallel.leaves import Leaf, copied
 from ptft_jax.planning.chips import GIB
-from ptft_jax.planning.plan import Plan
+from ptft_jax.planning.plan import STATE_ALONE, Plan
 from ptft_jax.planning.search import Tried
 
 SHOWN = 8  # leaves, and exchanges
@@ -49,8 +49,9 @@ def advice(config: Config, plan: Plan) -> list[str]:
     found = []
     if plan.fits is False:
         need = f"{plan.needs / GIB:.1f} GiB" if plan.needs else "more"
+        what = "the state alone" if STATE_ALONE in plan.message else "it"
         found.append(
-            f"does not fit: it needs {need} of the {(plan.capacity or 0) / GIB:.1f} GiB of a device"
+            f"does not fit: {what} needs {need} of the {(plan.capacity or 0) / GIB:.1f} GiB of a device"
             + _changes(config, plan)
         )
     return found + copied(plan.leaves)
@@ -75,6 +76,8 @@ def _changes(config: Config, plan: Plan) -> str:
         some.append(f"recompute (model.remat='{'dots' if c.model.remat == 'none' else 'full'}')")
     if c.model.dtype == "float32":
         some.append("compute in bfloat16 (model.dtype)")
+    if c.optimizer.name in ("adamw", "lion") and c.optimizer.moments == "plain":
+        some.append("moments in 8 bits (optimizer.moments='8bit')")
     if not some:
         some.append("a larger slice, a shorter data.length, or fewer parameters that train (tune.method='lora')")
     return "; to change: " + ", ".join(some)

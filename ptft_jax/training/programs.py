@@ -6,6 +6,7 @@ different parameters has a program each for training, of states of one form; it 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -19,6 +20,7 @@ from ptft_jax.objectives import correlation
 from ptft_jax.parallel.compile import donating
 from ptft_jax.parallel.sharding import Rows
 from ptft_jax.params import phases
+from ptft_jax.runs.state import TrainState
 from ptft_jax.training.step import Step, check
 
 Later = Sequence[tuple[int, Step]]
@@ -102,7 +104,8 @@ class JitProgram:
     """One logical program over all devices; the compiler inserts the communication that the shardings imply."""
 
     def __init__(self, step: Step, mesh: Mesh, shardings: Any, later: Later = ()):
-        """`later` are the steps of further phases of the run, and the updates they begin with."""
+        """`later` are the steps of further phases of the run, and the updates they begin with. An optimizer's state whose sharding is of
+        another memory is on its device during a step."""
         rows = Rows(mesh).sharding
         self._rows, self._copied = rows, NamedSharding(mesh, PartitionSpec())
         self.shardings = shardings
@@ -110,7 +113,10 @@ class JitProgram:
             step,
             later,
             lambda train: jax.jit(
-                train, in_shardings=(shardings, rows), out_shardings=(shardings, None), donate_argnums=0
+                _fetched(train, shardings.optimizer),
+                in_shardings=(shardings, rows),
+                out_shardings=(shardings, None),
+                donate_argnums=0,
             ),
         )
         self.at, self.train = self._phases.at, self._phases.at(0)
@@ -214,6 +220,18 @@ class PmapProgram:
             return jnp.broadcast_to(x[None], (len(self._devices), *x.shape))
 
         return jax.jit(lambda tree: jax.tree.map(copies, tree), out_shardings=self._stacked)(state)
+
+
+def _fetched(train: Compiled, shardings: Any) -> Compiled:
+    """A step whose state has the optimizer's part where `shardings` say; it is put on the devices first."""
+    if all(s.memory_kind in (None, "device") for s in jax.tree.leaves(shardings)):
+        return train
+
+    def moved(state: TrainState, batch: Any) -> Any:
+        near = jax.device_put(state.optimizer, jax.tree.map(lambda s: s.with_memory_kind("device"), shardings))
+        return train(dataclasses.replace(state, optimizer=near), batch)
+
+    return moved
 
 
 PROGRAMS: dict[str, Callable[[Step, Mesh, Any, Later], Program]] = {"jit": JitProgram, "pmap": PmapProgram}

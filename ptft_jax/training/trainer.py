@@ -53,6 +53,7 @@ class Compiled:
         *,
         compiled: str = "jit",
         rules: Sequence[tuple[str, Any]] = sharding.DEFAULT_RULES,
+        memory: str = "device",
     ):
         """
         Args:
@@ -60,6 +61,7 @@ class Compiled:
           mesh: of live devices, or of a topology's.
           compiled: "jit" or "pmap".
           rules: of `config.parallel.rules`.
+          memory: of `config.optimizer.memory`.
         """
         self.model, self.partition, self.mesh = model, partition, mesh
         (_, self.step), *later = steps
@@ -76,6 +78,8 @@ class Compiled:
         split = jax.eval_shape(partition.split, self.shapes)
         like = jax.eval_shape(self.make_state, *split, rng=jax.eval_shape(lambda: jax.random.key(0)))
         shardings = sharding.of_state(like, self.by_path, mesh)
+        if memory == "host":
+            shardings = dataclasses.replace(shardings, optimizer=sharding.of_host(like.optimizer, shardings.optimizer))
         self.program: Program = PROGRAMS[compiled](self.step, mesh, shardings, later)
         self.state_like = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), like, shardings)
 
@@ -145,10 +149,14 @@ class Trainer(Compiled):
         self.new_rows = c.tokenizer.new_rows if c.tokenizer.add and self.tuned else ""
         pairing.check_model(c.objective.name, c.model, c.tables.objectives)
         mesh = mesh or meshes.of_options(c.parallel)
+        self._refuse_host(mesh)
         self._build_model(vocab_size, encode, sharding.Rows(mesh) if c.parallel.compile == "jit" else None)
         partition = self._partition()
         steps = self._steps(partition)
-        super().__init__(self.model, partition, steps, mesh, compiled=c.parallel.compile, rules=c.parallel.rules)
+        super().__init__(
+            self.model, partition, steps, mesh,
+            compiled=c.parallel.compile, rules=c.parallel.rules, memory=c.optimizer.memory,
+        )  # fmt: skip
 
     def _build_model(self, vocab_size: int, encode: Encode | None, constrain: sharding.Rows | None) -> None:
         c = self.config
@@ -181,6 +189,18 @@ class Trainer(Compiled):
             dataclasses.replace(m, spec=dataclasses.replace(spec, param_dtype="float32"))
             for m in (self.model, self.plain)
         )
+
+    def _refuse_host(self, mesh: jax.sharding.Mesh) -> None:
+        """Raises UserError where something is to be kept in the host's memory that cannot be."""
+        c = self.config
+        for path, value, moved, expected in (
+            ("optimizer.memory", c.optimizer.memory, "host", "device"),
+            ("model.remat", c.model.remat, "offload", "dots"),
+        ):
+            if value == moved and mesh.devices.flat[0].platform == "cpu":
+                raise UserError(f"config.{path} = {value!r}: a CPU has no memory but the host's: expected {expected!r}")
+            if value == moved and c.parallel.compile == "pmap":
+                raise UserError(f"config.{path} = {value!r}: expected {expected!r} with parallel.compile='pmap'")
 
     def _check_length(self) -> None:
         length, spec = self.config.data.length, self.model.spec

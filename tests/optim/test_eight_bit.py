@@ -7,7 +7,9 @@ import optax
 import pytest
 
 from ptft_jax.optim import eight_bit
-from tests.helpers import optimizer_config, train
+from ptft_jax.params.rules import flatten
+from ptft_jax.runs import loading
+from tests.helpers import optimizer_config, quiet_train, stop_at, tiny_config, train
 
 
 def by_hand(signed):
@@ -117,3 +119,20 @@ def test_training_is_near_that_with_whole_moments(name):
     np.testing.assert_allclose(eight.losses, one.losses, rtol=1e-4)
     codes = eight.state.optimizer[1].mu.codes["blocks"]["mlp"]["up"]["kernel"]
     assert codes.dtype == np.uint8 and codes.addressable_shards[0].data.size * 8 == codes.size
+
+
+@pytest.mark.heavy
+def test_a_resumed_run_is_the_one_that_was_not_stopped(text_file, tmp_path, monkeypatch):
+    """Bit by bit, with codes of parameters that are split over devices."""
+    made = tiny_config(
+        text_file, model__width=64, model__layers=1, training__steps=4, eval__every=0, checkpoint__every=1,
+        parallel__fsdp=4, optimizer__moments="8bit", optimizer__warmup_steps=1,
+    )  # fmt: skip
+    quiet_train(made, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_at(2, patch)
+        assert quiet_train(made, tmp_path / "run")["reason"] == "max_seconds"
+    assert quiet_train(made, tmp_path / "run")["finished"]
+    whole, run = (flatten(loading.load(tmp_path / f"{name}@last").params) for name in ("whole", "run"))
+    for path, array in whole.items():
+        np.testing.assert_array_equal(array, run[path])

@@ -28,6 +28,7 @@ def reference():
         pytest.param(dict(scan=False), marks=pytest.mark.slow),  # with remat below
         pytest.param(dict(remat="full"), marks=pytest.mark.heavy),  # with unrolled layers below
         pytest.param(dict(remat="full", remat_layers=2), marks=pytest.mark.slow),
+        pytest.param(dict(remat="offload", memory="host", devices=4, fsdp=2), marks=pytest.mark.heavy),
         pytest.param(dict(remat="dots", scan=False), marks=pytest.mark.heavy),
         pytest.param(dict(objective=CausalLM(z_loss=1e-3, label_smoothing=0.1, chunk=5)), marks=pytest.mark.heavy),
     ],

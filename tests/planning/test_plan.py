@@ -144,6 +144,7 @@ def test_a_search_ranks_what_fits_first(machine, monkeypatch):
     chip = chips.Chip((), 8e9, 4e12, 8e9, 2e9)
     made = topologies.Topology("made up", machine.devices[:2], 2, chip)
     monkeypatch.setattr(search, "REMAT", ("none",))
+    monkeypatch.setattr(search, "TENSOR", 1)
     found = search.tried(config(data__batch_size=2, model__layers=1), made)
     assert {one.settings["parallel.fsdp"] for one in found} == {1, 2}
     steps = [one.plan.step for one in found]
@@ -151,11 +152,28 @@ def test_a_search_ranks_what_fits_first(machine, monkeypatch):
 
 
 def test_all_is_tried_that_divides():
-    """Of 6 devices and 24 rows; a device has 4."""
+    """Of 6 devices and 24 rows, of a model of 2 heads: by hand. Two devices with the same rows have 8 together, of which a micro-batch has
+    all, a half or less."""
     found = list(search.candidates(configs.settled(config(data__batch_size=24)), 6))
-    assert {(one["parallel.replica"], one["parallel.fsdp"]) for one in found} == {(6, 1), (3, 2), (2, 3), (1, 6)}
-    assert {one["training.micro_batches"] for one in found} == {1, 2, 4}
-    assert len(found) == 4 * 3 * 3 and {one["model.remat"] for one in found} == {"none", "dots", "full"}
+    meshes = {tuple(one[f"parallel.{axis}"] for axis in ("replica", "fsdp", "expert", "tensor")) for one in found}
+    assert meshes == {(6, 1, 1, 1), (3, 2, 1, 1), (2, 3, 1, 1), (1, 6, 1, 1), (3, 1, 1, 2), (1, 3, 1, 2)}
+    micro = {(one["parallel.tensor"], one["training.micro_batches"]) for one in found}
+    assert micro == {(1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (2, 4), (2, 8)}
+    assert len(found) == (4 * 3 + 2 * 4) * 3 and {one["model.remat"] for one in found} == {"none", "dots", "full"}
+    mixture = config(data__batch_size=24, model__experts=3, model__gated=True, model__biases=())
+    assert {one["parallel.expert"] for one in search.candidates(configs.settled(mixture), 6)} == {1, 3}
+
+
+def test_a_state_that_does_not_fit_is_not_compiled(machine, monkeypatch):
+    """Of a chip that has half of what parameters and moments take."""
+    monkeypatch.setattr(plan.cost, "memory", None)
+    full = (
+        3 * 4 * sum(a.size for a in jax.tree.leaves(Trainer(config(), mesh=meshes.make(8, 1, machine.devices)).shapes))
+    )
+    small = topologies.Topology("small", machine.devices, 8, chips.Chip((), full / 2, 1.0, 1.0, 1.0))
+    found = plan.plan(config(), small)
+    assert found.fits is False and full <= found.needs < full + 1000 and not found.exchanges
+    assert any("the state alone" in line for line in tables.advice(config(), found))
 
 
 @pytest.mark.parametrize(
@@ -238,6 +256,25 @@ def test_a_slice_of_tpus(tmp_path):
     assert sum(one["bytes"] for one in found["exchanges"] if one["kind"] == "all-gather") < rows
 
 
+@pytest.mark.slow
+def test_a_host_holds_moments_and_products(tmp_path):
+    """By the compiler of TPUs: a device needs less by what its host has."""
+    pytest.importorskip("libtpu")
+    sizes = {"vocab_size": 512, "layers": 4, "width": 512, "heads": 4, "max_length": 128, "remat": "dots"}
+    words = [f"--config.model.{name}={value}" for name, value in sizes.items()]
+    words += ["--config.data.length=128", "--config.data.batch_size=64", "--topology=v5e:2x2", "--json"]
+
+    def needs(*more):
+        done = ptft("plan", "--config=pretrain/text:nothing", *words, *more, cache=tmp_path, check=True)
+        return json.loads(done.stdout)["plan"]
+
+    near, far, kept = needs(), needs("--config.optimizer.memory=host"), needs("--config.model.remat=offload")
+    moments = far["memory"]["optimizer, of the host"]
+    assert moments == near["memory"]["optimizer"] == pytest.approx(8 * near["trainable"], rel=1e-3)
+    assert near["needs"] - far["needs"] > 0.5 * moments, "each is on the device while it is used"
+    assert kept["needs"] < near["needs"]
+
+
 @pytest.mark.parametrize(
     "name, said",
     [
@@ -257,6 +294,8 @@ def test_names_of_no_topology(name, said):
     [
         ({"data__batch_size": 12}, "expected a multiple of the 8 devices"),
         ({"parallel__fsdp": 3}, "there are 8 devices"),
+        ({"optimizer__memory": "host"}, "a CPU has no memory but the host's: expected 'device'"),
+        ({"model__remat": "offload"}, "a CPU has no memory but the host's: expected 'dots'"),
         ({"model__vocab_size": 0}, "model.vocab_size = 0"),
         ({"parallel__compile": "pmap"}, "parallel.compile = 'pmap': a program for each device is not planned"),
         (
