@@ -27,7 +27,7 @@ class Tried(NamedTuple):
 def candidates(section: configs.Section, devices: int) -> Iterator[dict[str, Any]]:
     """Settings to try: meshes of all devices from all copies to all parts, as many micro-batches as the rows of a device allow, by
     doubling, and each kind of recomputation; beside what the config has of the other axes."""
-    devices //= max(section.parallel.tensor, 1) * max(section.parallel.expert, 1)
+    devices //= max(section.parallel.tensor, 1) * max(section.parallel.context, 1) * max(section.parallel.expert, 1)
     meshes = [fsdp for fsdp in range(1, devices + 1) if devices % fsdp == 0]
     most = section.data.batch_size // max(devices, 1)
     micro = [count for count in _powers(most) if most % count == 0]
