@@ -1,4 +1,5 @@
-"""Data in a bucket of S3: a real server on this machine, whose answers are slowed down, broken off and refused."""
+"""Data in a bucket of S3: a real server on this machine, whose answers are slowed down, broken off and refused.
+`make buckets`."""
 
 import collections
 import threading
