@@ -11,7 +11,7 @@ WHICH := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])
 EXPERIMENTS ?= rates schedules stages data_efficiency continual scaling safety constitution arithmetic_rl transfer methods images
 SEEDS ?= 3
 
-.PHONY: demo experiments claims test test-heavy test-full live bench beam trackers clusters browser lint docs models-table install clean check-python
+.PHONY: demo experiments claims test test-heavy test-full live bench beam trackers buckets clusters browser lint docs models-table install clean check-python
 
 demo: $(VENV)/.installed-$(WHICH)
 	$(BIN)/python -m experiments.transfer --out=runs/demo
@@ -58,6 +58,12 @@ trackers: check-python
 	$(PYTHON) -m venv $(VENV)-trackers
 	$(VENV)-trackers/bin/python -m pip install --quiet --disable-pip-version-check -e ".[wandb,mlflow,aim,test]"
 	$(VENV)-trackers/bin/python -m pytest tests/reporting/test_trackers_live.py -q
+
+# Data in buckets, from a server of S3 on this machine.
+buckets: check-python
+	$(PYTHON) -m venv $(VENV)-buckets
+	$(VENV)-buckets/bin/python -m pip install --quiet --disable-pip-version-check -e ".[s3,test]" "moto[server]>=5"
+	$(VENV)-buckets/bin/python -m pytest tests/data/records/test_buckets_live.py -q
 
 # Experiments on clusters: a Ray cluster of several nodes on this machine, and submitit's jobs, in an environment of its own.
 clusters: check-python

@@ -71,7 +71,7 @@ class Trained:
 
 
 def train(
-    *, devices=1, fsdp=1, expert=1, tensor=1, kind="jit", micro=1, rates=EVERYTHING, adapter=None, ema=0.9, steps=3, batches=None,
+    *, devices=1, fsdp=1, expert=1, context=1, tensor=1, kind="jit", micro=1, rates=EVERYTHING, adapter=None, ema=0.9, steps=3, batches=None,
     optimizer=None, objective=OBJECTIVE, rate=1e-2, base=None, regularization=None, phases=(), fisher=None, kept="float32",
     balance=None, total=10, memory="device", **spec,
 ):  # fmt: skip
@@ -80,7 +80,7 @@ def train(
     `regularization` may also be a function of the partition; `phases` are of one recipe a step; `fisher` fills the state's; `kept` is
     `training.state_dtype`; the rate goes down to 0 over `total` steps.
     """
-    mesh = meshes.make(0, fsdp, jax.devices()[:devices], expert=expert, tensor=tensor)
+    mesh = meshes.make(0, fsdp, jax.devices()[:devices], expert=expert, context=context, tensor=tensor)
     described = dataclasses.replace(SPEC, **({"dropout": 0.1} | spec))
     model = Transformer(
         described, adapter, sharding.Rows(mesh) if kind == "jit" else None, value_head=objective.value_head

@@ -82,6 +82,7 @@ def test_every_target_and_marker_is_there():
         "test-heavy",
         "live",
         "beam",
+        "buckets",
         "clusters",
         "browser",
         "test-full",

@@ -15,7 +15,7 @@ from ptft_jax.adapters.base import Updates, float32
 from ptft_jax.adapters.low_rank import LowRankMethod
 from ptft_jax.adapters.rank_budget import LEFT, RIGHT, SINGULAR
 from ptft_jax.errors import UserError, listed
-from ptft_jax.model.layers import Linear, PerRow, dropout, project
+from ptft_jax.model.layers import Linear, PerRow, dropout
 from ptft_jax.params.partition import Partition
 
 _PRUNING = ("t_init", "t_final", "delta_t", "beta1", "beta2")
@@ -38,7 +38,7 @@ class Triplets(nnx.Module):
         self.right = nnx.Param(STD * jax.random.normal(second, (rank, size_out), dtype))
 
     def __call__(self, layer: Linear, x: jax.Array, rows: PerRow | None) -> jax.Array:
-        low = project(dropout(x, self.dropout, rows, self.site), self.left[...].astype(layer.dtype))
+        low = layer.project(dropout(x, self.dropout, rows, self.site), self.left[...].astype(layer.dtype))
         low = low * (self.singular[...] * self.scale).astype(layer.dtype)
         return layer.plain(x) + layer.product(low, self.right[...])
 

@@ -14,7 +14,7 @@ from flax import nnx
 from ptft_jax.adapters.base import float32, layers, matching
 from ptft_jax.adapters.low_rank import LowRankMethod, block_diagonal, blockwise, whole_blocks
 from ptft_jax.errors import UserError
-from ptft_jax.model.layers import Linear, PerRow, dropout, project
+from ptft_jax.model.layers import Linear, PerRow, dropout
 from ptft_jax.params.rules import matches
 
 A, B = "adapter/lora_a", "adapter/lora_b"
@@ -39,7 +39,7 @@ class Blocks(nnx.Module):
         if self.of_inputs:
             update = layer.product(blockwise(kept, a), self.lora_b[...])
         else:
-            update = blockwise(project(kept, a), self.lora_b[...].astype(layer.dtype), layer.out)
+            update = blockwise(layer.project(kept, a), self.lora_b[...].astype(layer.dtype), layer.out)
         return layer.plain(x) + update * self.scale
 
 

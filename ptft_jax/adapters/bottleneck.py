@@ -16,14 +16,14 @@ from flax import nnx
 from ptft_jax.adapters.base import Method, key_for, place
 from ptft_jax.errors import UserError
 from ptft_jax.model.block import Block
-from ptft_jax.model.layers import ACTIVATIONS, PerRow, dropout, project
+from ptft_jax.model.layers import ACTIVATIONS, PerRow, Projecting, dropout
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.params.rules import flatten
 
 FORMS = ("houlsby", "pfeiffer", "parallel")
 
 
-class Dense(nnx.Module):
+class Dense(Projecting):
     """x @ kernel + bias in the dtype of x. `kernel` [in, out], `bias` [out], which starts at zero.
 
     Not a `Linear`: what one method adds is no target of another.
@@ -34,7 +34,7 @@ class Dense(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((kernel.shape[1],), kernel.dtype))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return project(x, self.kernel[...].astype(x.dtype)) + self.bias[...].astype(x.dtype)
+        return self.project(x, self.kernel[...].astype(x.dtype)) + self.bias[...].astype(x.dtype)
 
 
 def uniform(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:

@@ -14,7 +14,7 @@ from flax import nnx
 from ptft_jax.adapters.base import float32
 from ptft_jax.adapters.low_rank import LowRankMethod, block_diagonal, blockwise, whole_blocks
 from ptft_jax.errors import UserError
-from ptft_jax.model.layers import Linear, PerRow, dropout, project
+from ptft_jax.model.layers import Linear, PerRow, dropout
 
 A, B = "adapter/gralora_a", "adapter/gralora_b"
 GENERAL_A, GENERAL_B = "adapter/general_a", "adapter/general_b"
@@ -53,7 +53,9 @@ class Granular(nnx.Module):
         low = exchanged(blockwise(kept, self.gralora_a[...].astype(layer.dtype)), self.gralora_a.shape[0])
         update = blockwise(low, self.gralora_b[...].astype(layer.dtype), layer.out)
         if self.general_a is not None:
-            update = update + layer.product(project(kept, self.general_a[...].astype(layer.dtype)), self.general_b[...])
+            update = update + layer.product(
+                layer.project(kept, self.general_a[...].astype(layer.dtype)), self.general_b[...]
+            )
         return layer.plain(x) + update * self.scale
 
 

@@ -17,7 +17,7 @@ from ptft_jax.adapters.lora_embedding import LowRankTable
 from ptft_jax.adapters.lora_experts import LowRankExperts
 from ptft_jax.adapters.low_rank import LowRankMethod
 from ptft_jax.errors import UserError, listed
-from ptft_jax.model.layers import Embedding, Linear, PerRow, dropout, project
+from ptft_jax.model.layers import Embedding, Linear, PerRow, dropout
 from ptft_jax.model.moe import ExpertLinear
 from ptft_jax.params.rules import regex
 
@@ -89,7 +89,7 @@ class LowRank(nnx.Module):
     def update(self, layer: Linear, x: jax.Array) -> jax.Array:
         """scale * x @ left @ right."""
         left, right = self.factors()
-        return layer.product(project(x, left.astype(layer.dtype)), right) * self.scale
+        return layer.product(layer.project(x, left.astype(layer.dtype)), right) * self.scale
 
     def __call__(self, layer: Linear, x: jax.Array, rows: PerRow | None) -> jax.Array:
         return layer.plain(x) + self.update(layer, dropout(x, self.dropout, rows, self.site))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ptft_jax.model.layers import Embedding, project, scores
+from ptft_jax.model.layers import Embedding
 
 
 class LowRankTable(nnx.Module):
@@ -30,10 +30,10 @@ class LowRankTable(nnx.Module):
     def rows(self, table: Embedding, ids: jax.Array) -> jax.Array:
         """The vectors [..., D] of ids int [...]."""
         low = jnp.take(self.lora_a[...], ids, axis=0).astype(table.dtype)
-        return table.plain(ids) + project(low, self.lora_b[...].astype(table.dtype)) * self.scale
+        return table.plain(ids) + table.project(low, self.lora_b[...].astype(table.dtype)) * self.scale
 
     def scores(self, table: Embedding, x_BTD: jax.Array) -> jax.Array:
         """x times every row, float32 [B, T, rows]."""
-        low = project(x_BTD, self.lora_b[...].astype(x_BTD.dtype).T) * self.scale
+        low = table.project(x_BTD, self.lora_b[...].astype(x_BTD.dtype).T) * self.scale
         a_VR = self.lora_a[...].astype(x_BTD.dtype)
-        return table.plain_scores(x_BTD) + scores(low, a_VR.T)
+        return table.plain_scores(x_BTD) + table.scored(low, a_VR.T)

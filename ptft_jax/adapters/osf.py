@@ -16,7 +16,7 @@ from ptft_jax.adapters.base import float32
 from ptft_jax.adapters.lora import difference, singular
 from ptft_jax.adapters.low_rank import LowRankMethod
 from ptft_jax.errors import UserError
-from ptft_jax.model.layers import Linear, PerRow, project
+from ptft_jax.model.layers import Linear, PerRow
 
 LEFT, SINGULAR, RIGHT = "adapter/left", "adapter/singular", "adapter/right"
 START_LEFT, START_SINGULAR, START_RIGHT = "adapter/start_left", "adapter/start_singular", "adapter/start_right"
@@ -77,7 +77,7 @@ class Subspace(nnx.Module):
         right = (leaves["high"], False) if size_in < size_out else (leaves["start_right"].T, True)
         leaves |= {"left": guarded(leaves["left"], *left), "right": guarded(leaves["right"].T, *right).T}
         a, b = factors(leaves)
-        return layer.plain(x) + layer.product(project(x, a.astype(layer.dtype)), b)
+        return layer.plain(x) + layer.product(layer.project(x, a.astype(layer.dtype)), b)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from flax import nnx
 from ptft_jax.adapters.base import float32
 from ptft_jax.adapters.low_rank import LowRankMethod
 from ptft_jax.config import seeds
-from ptft_jax.model.layers import Linear, PerRow, dropout, project
+from ptft_jax.model.layers import Linear, PerRow, dropout
 
 D, B = "adapter/vera_d", "adapter/vera_b"
 
@@ -45,7 +45,7 @@ class Scaled(nnx.Module):
     def __call__(self, layer: Linear, x: jax.Array, rows: PerRow | None) -> jax.Array:
         d, out = self.vera_d[...].astype(layer.dtype), self.vera_b[...].astype(layer.out)
         a, b = shared(self.seed, d.shape[0], *layer.kernel.shape)
-        low = project(dropout(x, self.dropout, rows, self.site), a.astype(layer.dtype)) * d
+        low = layer.project(dropout(x, self.dropout, rows, self.site), a.astype(layer.dtype)) * d
         return layer.plain(x) + layer.product(low, b) * out
 
 

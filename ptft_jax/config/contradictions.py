@@ -42,7 +42,7 @@ def check_together(c: dict[str, Any]) -> None:
         (m["image_size"] or d["length"] <= m["max_length"], "data.length", d["length"], "at most model.max_length", m["max_length"]),
         (d["batch_size"] % t["micro_batches"] == 0, "data.batch_size", d["batch_size"], "a multiple of training.micro_batches", t["micro_batches"]),
         *([] if t["epochs"] else of_steps(c)),
-        *((c["parallel"]["compile"] == "jit" or c["parallel"][axis] == 1, "parallel.compile", "pmap", f"parallel.{axis}=1 (pmap copies the state), not", c["parallel"][axis]) for axis in ("fsdp", "expert", "tensor")),
+        *((c["parallel"]["compile"] == "jit" or c["parallel"][axis] == 1, "parallel.compile", "pmap", f"parallel.{axis}=1 (pmap copies the state), not", c["parallel"][axis]) for axis in ("fsdp", "expert", "context", "tensor")),
     ]  # fmt: skip
     refuse(rows)
     for name, value, expected in spec.contradictions(m):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from flax import nnx
 from ptft_jax.model import rotary
 from ptft_jax.model.dot_product import Seen, attention, attention_to_cache
 from ptft_jax.model.layers import Linear, Norm, PerRow, SublayerAdapter
+from ptft_jax.model.ring import ring
 from ptft_jax.model.spec import ModelSpec
 
 Cache = tuple[jax.Array, jax.Array]  # one layer's keys and values, each [B * K, S, H]
@@ -70,6 +72,9 @@ class Attention(nnx.Module):
         self.adapter: SublayerAdapter | None = None
         # Says where heads are, of queries, keys and values [B, T, heads, H]; None: there is one device.
         self.spread: Callable[[jax.Array], jax.Array] | None = None
+        # Carries out a function of (queries, keys, values, `Seen`) where each of `parts` devices has some of the positions.
+        self.around: Callable[..., jax.Array] | None = None
+        self.parts = 1
 
     def __call__(
         self,
@@ -112,6 +117,9 @@ class Attention(nnx.Module):
         spec = self.spec
         if self.spread is not None:
             q_BTNH, k_BSKH, v_BSKH = map(self.spread, (q_BTNH, k_BSKH, v_BSKH))
+        if self.around is not None:
+            own = functools.partial(ring, self.parts, self.scale, spec.attention_cap)
+            return self.around(own, q_BTNH, k_BSKH, v_BSKH, seen)
         how = dict(scale=self.scale, cap=spec.attention_cap)
         return attention(q_BTNH, k_BSKH, v_BSKH, seen, **how, implementation=implementation or spec.attention)
 

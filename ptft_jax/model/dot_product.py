@@ -15,7 +15,7 @@ BLOCKS = 4  # of queries at most
 BLOCK = 64  # queries of a block at least; also what a row needs for the blocked form to be worth its transposes
 
 _AMPERE = 8.0  # compute capability of the first GPUs that cuDNN has flash attention for
-_FLOOR = float(jnp.finfo(jnp.float32).min)  # of scores; finite, so rows that see nothing (padding) are free of NaN
+FLOOR = float(jnp.finfo(jnp.float32).min)  # of scores; finite, so rows that see nothing (padding) are free of NaN
 _RULES = ("causal", "window", "shared", "before")
 _ARRAYS = ("segments", "prefix", "positions", "first", "reach", "listed")
 
@@ -187,7 +187,7 @@ def attention_to_cache(
     scores = jax.lax.dot_general(q, keys, (((2,), (2,)), ((0,), (0,))), preferred_element_type=jnp.float32)
     scores = soft_cap(scores, cap).reshape(b, kv, n // kv, t, -1)
     allowed = seen.allowed(Span(0, t), Span(0, keys.shape[1]))
-    scores = jnp.where(allowed[:, None, None], scores, _FLOOR)
+    scores = jnp.where(allowed[:, None, None], scores, FLOOR)
     weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype).reshape(b * kv, (n // kv) * t, -1)
     y = jax.lax.dot_general(weights, values, (((2,), (1,)), ((0,), (0,))))
     return jnp.moveaxis(y.reshape(b, kv, n // kv, t, h), 3, 1).reshape(b, t, n, h)
@@ -200,7 +200,7 @@ def _plain(scale: float, cap: float, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSK
     q_BTKGH = q_BTNH.reshape(b, t, kv, n // kv, h)
     scores = jnp.einsum("btkgh,bskh->bkgts", q_BTKGH * scale, k_BSKH, preferred_element_type=jnp.float32)
     allowed = seen.allowed(Span(0, t), Span(0, s))
-    scores = jnp.where(allowed[:, None, None], soft_cap(scores, cap), _FLOOR)
+    scores = jnp.where(allowed[:, None, None], soft_cap(scores, cap), FLOOR)
     weights = jax.nn.softmax(scores, axis=-1).astype(v_BSKH.dtype)
     return jnp.einsum("bkgts,bskh->btkgh", weights, v_BSKH).reshape(b, t, n, h)
 
@@ -288,7 +288,7 @@ def _blocked_forward(
     for queries, keys in _blocks(t, s, seen):
         own_k, own_v = (x[:, :, keys.start : keys.stop] for x in (k, v))
         scores = soft_cap(_product("bkmh,bksh->bkms", _rows(q, queries), own_k), cap)
-        scores = _where(seen.allowed(queries, keys), scores, _FLOOR)
+        scores = _where(seen.allowed(queries, keys), scores, FLOOR)
         weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
         total = jnp.sum(weights, axis=-1, keepdims=True)
         # Divided after the product, which has fewer numbers.

@@ -7,6 +7,7 @@ says what a run keeps in what).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -62,46 +63,70 @@ def again(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     return run
 
 
-def project(x: jax.Array, kernel: jax.Array | Turned, dtype: jnp.dtype | None = None) -> jax.Array:
+def project(
+    x: jax.Array, kernel: jax.Array | Turned, dtype: jnp.dtype | None = None, *, flat: bool = True
+) -> jax.Array:
     """x [..., in] @ kernel [in, out] -> [..., out], in `dtype` (None: theirs).
 
-    Rows are one axis meanwhile, so that the gradient of the kernel is a product of two matrices, and no contraction over two
-    axes, for which compilers for CPUs need up to three times as long.
+    Where `flat`, rows and positions are one axis meanwhile, so that the gradient of the kernel is a product of two matrices, and no contraction
+    over two axes, for which compilers for CPUs need up to three times as long. Of positions that are divided among devices an axis
+    that is joined with that of the rows would have every device take the products of all (`Projecting`).
     """
 
     def run(x: jax.Array, kernel: jax.Array | Turned) -> jax.Array:
-        rows = x.reshape(-1, x.shape[-1])
         if isinstance(kernel, Turned):
-            return behind(rows, kernel, dtype).reshape(*x.shape[:-1], kernel.size_out)
-        y = jnp.dot(rows, kernel, preferred_element_type=dtype)
+            return behind(x.reshape(-1, x.shape[-1]), kernel, dtype).reshape(*x.shape[:-1], kernel.size_out)
+        if not flat:
+            return jnp.dot(x, kernel, preferred_element_type=dtype)
+        y = jnp.dot(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=dtype)
         return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
     return jax.checkpoint(run, prevent_cse=False)(x, kernel)  # what is kept is x, once for all layers that read it
 
 
-@jax.custom_vjp
-def scores(x: jax.Array, kernel: jax.Array | Turned) -> jax.Array:
-    """x @ kernel in float32. The products of its gradient are of numbers in their own dtype, as those of other layers are:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def scores(x: jax.Array, kernel: jax.Array | Turned, flat: bool = True) -> jax.Array:
+    """x @ kernel in float32; `flat` as of `project`. The products of its gradient are of numbers in their own dtype, as those of other layers are:
     with float32 among them they would take several times as long on accelerators."""
-    return project(x, kernel, jnp.dtype(jnp.float32))
+    return project(x, kernel, jnp.dtype(jnp.float32), flat=flat)
 
 
-def _scores_forward(x: jax.Array, kernel: jax.Array | Turned) -> tuple[jax.Array, tuple[jax.Array, jax.Array | Turned]]:
-    return scores(x, kernel), (x, kernel)
+def _scores_forward(
+    x: jax.Array, kernel: jax.Array | Turned, flat: bool
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array | Turned]]:
+    return scores(x, kernel, flat), (x, kernel)
 
 
 def _scores_backward(
-    kept: tuple[jax.Array, jax.Array | Turned], slope: jax.Array
+    flat: bool, kept: tuple[jax.Array, jax.Array | Turned], slope: jax.Array
 ) -> tuple[jax.Array, jax.Array | Turned]:
     x, kernel = kept
-    _, pull = jax.vjp(project, x, kernel)
+    _, pull = jax.vjp(functools.partial(project, flat=flat), x, kernel)
     return pull(slope.astype(x.dtype))
 
 
 scores.defvjp(_scores_forward, _scores_backward)
 
 
-class Linear(nnx.Module):
+class Projecting(nnx.Module):
+    """What multiplies activations [B, T, ...] with kernels.
+
+    Attributes:
+      flat: of `project`; a transformer over devices that have parts of the same rows sets it to False.
+    """
+
+    flat: bool = True
+
+    def project(self, x: jax.Array, kernel: jax.Array | Turned) -> jax.Array:
+        """x [..., in] @ kernel [in, out], in their dtype."""
+        return project(x, kernel, flat=self.flat)
+
+    def scored(self, x: jax.Array, kernel: jax.Array | Turned) -> jax.Array:
+        """The same in float32 (`scores`)."""
+        return scores(x, kernel, self.flat)
+
+
+class Linear(Projecting):
     """y = x @ kernel (+ bias). `kernel` [in, out], `bias` [out].
 
     `adapter` is the one place where fine-tuning methods change a layer: a module called with this layer and its input
@@ -144,7 +169,7 @@ class Linear(nnx.Module):
     def product(self, x: jax.Array, kernel: jax.Array | Turned) -> jax.Array:
         """x @ kernel [..., out] as the layer's own product is made: of numbers in `dtype`, put out in `out`."""
         kernel = kernel.astype(self.dtype)
-        return project(x, kernel) if self.out == self.dtype else scores(x, kernel)
+        return self.project(x, kernel) if self.out == self.dtype else self.scored(x, kernel)
 
 
 class Norm(nnx.Module):
@@ -192,7 +217,7 @@ class TableAdapter(Protocol):
     def scores(self, table: Embedding, x_BTD: jax.Array) -> jax.Array: ...
 
 
-class Embedding(nnx.Module):
+class Embedding(Projecting):
     """A table of vectors. `embedding` [rows, D].
 
     `adapter` is the place of fine-tuning methods that change the table: a module with `rows(table, ids)` in place of
@@ -224,7 +249,7 @@ class Embedding(nnx.Module):
     def plain_scores(self, x_BTD: jax.Array) -> jax.Array:
         """The scores without the adapter."""
         table = self.embedding[...].astype(x_BTD.dtype)
-        return scores(x_BTD, Turned(table) if self.few else table.T)
+        return self.scored(x_BTD, Turned(table) if self.few else table.T)
 
 
 # What fills the `adapter` of attention and MLP, see `ptft_jax.model.block.Block`.

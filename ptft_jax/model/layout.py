@@ -9,6 +9,7 @@ import jax
 
 EXPERTS = "expert"  # the name of the mesh axis along which devices have some of the experts each, and rows of their own
 ROWS = ("replica", "fsdp", EXPERTS)  # those of all axes along which devices have rows of their own
+CONTEXT = "context"  # the name of the mesh axis along which devices have parts of the same rows, by position
 HIDDEN = "tensor"  # the name of the mesh axis along which devices have parts of an expert's hidden units
 
 
@@ -19,11 +20,18 @@ class Layout(Protocol):
     def expert_parts(self) -> int:
         """Devices that have some of a layer's experts each."""
 
+    @property
+    def context_parts(self) -> int:
+        """Into how many parts the positions of a row are divided."""
+
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Activations [B, ...] as they are at block edges."""
+        """Activations [B, T, ...] as they are at block edges."""
 
     def heads(self, x_BTNH: jax.Array) -> jax.Array:
         """Queries, keys or values of attention by their heads. Keys and values may come back with each head repeated."""
+
+    def around(self, function: Callable[..., jax.Array], q_BTNH: Any, k_BTKH: Any, v_BTKH: Any, seen: Any) -> jax.Array:
+        """What a function gives of queries, keys, values and `Seen` where each device has its own part of the positions."""
 
     def whole(self, params: Any) -> Any:
         """Parameters as they are used."""

@@ -24,7 +24,7 @@ from ptft_jax.model.block import Block
 from ptft_jax.model.dot_product import Seen
 from ptft_jax.model.embeddings import TokenEmbed
 from ptft_jax.model.inputs import Inputs
-from ptft_jax.model.layers import PerRow, dropout
+from ptft_jax.model.layers import PerRow, Projecting, dropout
 from ptft_jax.model.layout import Layout
 from ptft_jax.model.moe import MoE, Routing
 from ptft_jax.model.quantized import Quantization, known_after
@@ -118,6 +118,10 @@ class Transformer:
             self.adapt(module, prefix, rngs)
         if self.value_head and isinstance(module, Trunk):  # no base has it, and nothing adapts it
             module.value_head = nnx.data(heads.value(self.spec.resolved, rngs))
+        if self.context_parts > 1:
+            for _, layer in nnx.iter_modules(module):
+                if isinstance(layer, Projecting):
+                    layer.flat = False
         return module
 
     def _init_part(self, part: type, prefix: str, key: jax.Array, base: Params | None = None) -> Params:
@@ -149,6 +153,11 @@ class Transformer:
     def shapes(self) -> Params:
         """The parameters' shapes and dtypes, without making them."""
         return jax.eval_shape(self.init, jax.random.key(0))
+
+    @property
+    def context_parts(self) -> int:
+        """Among how many devices the positions of a row are divided."""
+        return 1 if self.constrain is None else self.constrain.context_parts
 
     def _trunk(self, params: Params) -> Trunk:
         return nnx.merge(self._definitions[0], self._whole({k: v for k, v in params.items() if k != "blocks"}))
@@ -437,6 +446,8 @@ class Transformer:
                 block = nnx.merge(self._definitions[1], self._whole(params))
                 if self.constrain is not None:
                     block.attention.spread = self.constrain.heads
+                    if self.context_parts > 1 and x.shape[1] % self.context_parts == 0:
+                        block.attention.around, block.attention.parts = self.constrain.around, self.context_parts
                     if isinstance(block.mlp, MoE):
                         block.mlp.spread, block.mlp.parts = self.constrain.experts, self.constrain.expert_parts
                 y, _, used = block(x, view, per_row=own)

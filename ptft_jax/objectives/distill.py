@@ -91,7 +91,8 @@ class Distill(TokenLoss):
             kept = jnp.concatenate([best, _others(log_probs, ids)[..., None]], axis=-1)
             return {LOG_PROBS: kept, IDS: ids.astype(jnp.uint16 if size <= 2**16 else jnp.int32)}
 
-        return mapped(self.chunk, predicted, self.hidden(model, params, batch), batch["weights"].astype(jnp.float32))
+        weights, hidden_BTD = batch["weights"].astype(jnp.float32), self.hidden(model, params, batch)
+        return mapped(self.chunk, predicted, hidden_BTD, weights, parts=model.context_parts)
 
     def loss_of(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch, context: Context = PLAIN) -> Loss:
         """As of `TokenLoss`; of the batch also what `precomputed` names."""
@@ -103,7 +104,8 @@ class Distill(TokenLoss):
             return tuple(weighted_sum(values[name], weights) for name in self.metrics)
 
         weights = batch["weights"].astype(jnp.float32)
-        sums = dict(zip(self.metrics, summed(self.chunk, score, hidden_BTD, batch["targets"], weights, *taught)))
+        arrays = (hidden_BTD, batch["targets"], weights, *taught)
+        sums = dict(zip(self.metrics, summed(self.chunk, score, *arrays, parts=model.context_parts)))
         weight = self.weight(batch)
         return Loss(sums["loss"], weight, {name: (total, weight) for name, total in sums.items()})
 

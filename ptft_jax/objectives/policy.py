@@ -136,7 +136,7 @@ class Policy(CausalLM):
 
         weights = batch["weights"].astype(jnp.float32)
         given = () if support is None else (support,)
-        return mapped(self.chunk, score, hidden_BTD, batch["targets"], weights, *given)
+        return mapped(self.chunk, score, hidden_BTD, batch["targets"], weights, *given, parts=model.context_parts)
 
     def by_reference(self, model: Any, params: Any, batch: Batch) -> jax.Array:
         """Log-probabilities float32 [B, T] of the tokens of answers by the reference, whose parameters these are."""

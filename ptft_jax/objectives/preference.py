@@ -175,7 +175,8 @@ class Preference(Rows):
         shape = (*batch["pairs"].shape, 2)
         lengths = jnp.where(there, lengths.reshape(shape), 1.0)
         # An answer that is not there has a log-probability that no loss takes the logarithm of 0 of.
-        found = [jnp.where(there, value.reshape(shape), -1.0) for value in summed(self.chunk, score, *arrays)]
+        sums = summed(self.chunk, score, *arrays, parts=model.context_parts)
+        found = [jnp.where(there, value.reshape(shape), -1.0) for value in sums]
         reference, kl = found[2:] if len(scored) == 2 else (jnp.zeros(shape), None)
         return Answers(found[0], found[1], reference, lengths, kl)
 

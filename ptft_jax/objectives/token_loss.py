@@ -41,7 +41,7 @@ class TokenLoss(Rows):
         """The loss of a batch by its last hidden states; of the batch: targets int [B, T], weights float [B, T]."""
         score = functools.partial(self.score, model, params)
         weights = batch["weights"].astype(jnp.float32)
-        sums = summed(self.chunk, score, hidden_BTD, batch["targets"], weights)
+        sums = summed(self.chunk, score, hidden_BTD, batch["targets"], weights, parts=model.context_parts)
         return as_loss(sums, self.weight(batch), self.z_loss)
 
     def divergence(self, model: Any, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array:
@@ -68,9 +68,11 @@ class TokenLoss(Rows):
         return cross_entropy(model.logits(params, hidden_BTD), targets, weights, self.z_loss, self.label_smoothing)
 
 
-def summed(chunk: int, score: Callable[..., tuple[jax.Array, ...]], *arrays: jax.Array) -> tuple[jax.Array, ...]:
+def summed(
+    chunk: int, score: Callable[..., tuple[jax.Array, ...]], *arrays: jax.Array, parts: int = 1
+) -> tuple[jax.Array, ...]:
     """The sums that `score` gives of arrays [B, T, ...], `chunk` positions at a time; 0 = all at once. The last chunk is padded
-    with zeros, and so with positions of weight 0."""
+    with zeros, and so with positions of weight 0. Where devices have one of `parts` of the positions each, a chunk has as many of each."""
     length = arrays[0].shape[1]
     if not chunk or chunk >= length:
         return score(*arrays)
@@ -78,30 +80,42 @@ def summed(chunk: int, score: Callable[..., tuple[jax.Array, ...]], *arrays: jax
     def add(sums: Any, part: Any) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, sums, jax.checkpoint(score)(*part)), None
 
-    parts = tuple(_chunks(x, chunk) for x in arrays)
-    sums = jax.eval_shape(score, *jax.tree.map(lambda x: x[0], parts))
-    return jax.lax.scan(add, tuple(jnp.zeros(s.shape, s.dtype) for s in sums), parts)[0]
+    chunks = tuple(_chunks(x, chunk, parts) for x in arrays)
+    sums = jax.eval_shape(score, *jax.tree.map(lambda x: x[0], chunks))
+    return jax.lax.scan(add, tuple(jnp.zeros(s.shape, s.dtype) for s in sums), chunks)[0]
 
 
-def mapped(chunk: int, function: Callable[..., Any], *arrays: jax.Array) -> Any:
-    """What `function` gives of arrays [B, T, ...], itself arrays [B, T, ...], `chunk` positions at a time; 0 = all at once."""
+def mapped(chunk: int, function: Callable[..., Any], *arrays: jax.Array, parts: int = 1) -> Any:
+    """What `function` gives of arrays [B, T, ...], itself arrays [B, T, ...], `chunk` positions at a time; 0 = all at once; `parts` as of
+    `summed`."""
     length = arrays[0].shape[1]
     if not chunk or chunk >= length:
         return function(*arrays)
-    made = jax.lax.map(lambda part: jax.checkpoint(function)(*part), tuple(_chunks(x, chunk) for x in arrays))
+    made = jax.lax.map(lambda part: jax.checkpoint(function)(*part), tuple(_chunks(x, chunk, parts) for x in arrays))
+    parts = _dividing(parts, length)
 
     def joined(x: jax.Array) -> jax.Array:
-        x = jnp.moveaxis(x, 0, 1)
-        return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]
+        x = jnp.moveaxis(x.reshape(*x.shape[:2], parts, -1, *x.shape[3:]), 0, 2)
+        x = x.reshape(*x.shape[:2], -1, *x.shape[4:])[:, :, : length // parts]
+        return x.reshape(x.shape[0], length, *x.shape[3:])
 
     return jax.tree.map(joined, made)
 
 
-def _chunks(x: jax.Array, chunk: int) -> jax.Array:
-    """[n, B, chunk, ...] of [B, T, ...], the last filled up with zeros."""
-    pad = -x.shape[1] % chunk  # chunks run along T, so rows stay on their devices
-    x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
-    return jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
+def _chunks(x: jax.Array, chunk: int, parts: int) -> jax.Array:
+    """[n, B, chunk, ...] of [B, T, ...], the last filled up with zeros. Each has as many positions of every one of `parts`, the next of each,
+    so that what is divided among devices by rows or by these parts stays where it is."""
+    parts = _dividing(parts, x.shape[1])
+    each = -(-chunk // parts)
+    x = x.reshape(x.shape[0], parts, -1, *x.shape[2:])
+    x = jnp.pad(x, [(0, 0), (0, 0), (0, -x.shape[2] % each)] + [(0, 0)] * (x.ndim - 3))
+    x = jnp.moveaxis(x.reshape(*x.shape[:2], -1, each, *x.shape[3:]), 2, 0)
+    return x.reshape(*x.shape[:2], parts * each, *x.shape[4:])
+
+
+def _dividing(parts: int, length: int) -> int:
+    """Parts of so many positions; 1 where they do not divide, which no device has some of each."""
+    return parts if length % parts == 0 else 1
 
 
 def divergence_of(
@@ -114,7 +128,7 @@ def divergence_of(
         scored = (model.logits(first[0], first_BTD), model.logits(second[0], second_BTD))
         return (weighted_sum(measure(*(counted(logits, weights) for logits in scored)), weights),)
 
-    return summed(chunk, score, first[1], second[1], weights_BT)[0]
+    return summed(chunk, score, first[1], second[1], weights_BT, parts=model.context_parts)[0]
 
 
 def measured_of(
@@ -126,7 +140,7 @@ def measured_of(
         found = sums_of(measures, model.logits(scored[0], hidden_BTD), targets, weights)
         return tuple(number for name, _ in measures for number in found[name])
 
-    numbers = iter(summed(chunk, score, scored[1], targets_BT, weights_BT))
+    numbers = iter(summed(chunk, score, scored[1], targets_BT, weights_BT, parts=model.context_parts))
     return {name: (next(numbers), next(numbers)) for name, _ in measures}
 
 

@@ -42,7 +42,8 @@ class Unlikelihood(TokenLoss):
             return total + self.bad_weight * penalty, nll, correct, weighted_sum(jnp.exp(log_p), disliked)
 
         weights, good = batch["weights"].astype(jnp.float32), batch["good"]
-        total, nll, correct, bad = summed(self.chunk, score, hidden_BTD, batch["targets"], weights, good)
+        arrays = (hidden_BTD, batch["targets"], weights, good)
+        total, nll, correct, bad = summed(self.chunk, score, *arrays, parts=model.context_parts)
         weight, liked = jnp.sum(weights), jnp.sum(_of_good(batch))
         found = {"loss": (total, weight), "nll": (nll, liked), "accuracy": (correct, liked)}
         return Loss(total, weight, {**found, "bad_probability": (bad, weight - liked)})

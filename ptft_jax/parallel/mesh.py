@@ -11,21 +11,28 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from ptft_jax.errors import UserError
-from ptft_jax.model.layout import HIDDEN, ROWS
+from ptft_jax.model.layout import CONTEXT, HIDDEN, ROWS
 
 # replica: rows of the batch, parameters copied. fsdp: rows of the batch, parameters split where they are kept.
-# expert: rows of the batch, experts split where they are kept and used. tensor: the same rows, parameters split also where they are used.
+# expert: rows of the batch, experts split where they are kept and used. context: the same rows, other positions of them.
+# tensor: the same rows, parameters split also where they are used.
 # The last has the most to send, and the nearest devices.
-AXES = (*ROWS, HIDDEN)
+AXES = (*ROWS, CONTEXT, HIDDEN)
 
 
 def make(
-    replica: int = 0, fsdp: int = 1, devices: Sequence[jax.Device] | None = None, *, expert: int = 1, tensor: int = 1
+    replica: int = 0,
+    fsdp: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    expert: int = 1,
+    context: int = 1,
+    tensor: int = 1,
 ) -> Mesh:
     """A mesh of AXES over `devices` (default: all), near ones along the last axes.
 
     Args:
-      replica, fsdp, expert, tensor: devices along each axis. One may be 0, what the others leave; `replica` is then 1 where another is.
+      replica, fsdp, expert, context, tensor: devices along each axis. One may be 0, what the others leave; `replica` is then 1 where another is.
 
     Raises:
       UserError: their product is not the number of devices, or the rows of a batch do not divide among processes or slices.
@@ -33,13 +40,21 @@ def make(
     devices = list(devices if devices is not None else jax.devices())
     # A process' devices side by side: they hold a block of each batch (`ptft_jax.data.batches`).
     devices.sort(key=lambda device: device.process_index)
-    shape = _sizes({"replica": replica, "fsdp": fsdp, "expert": expert, "tensor": tensor}, len(devices))
+    sizes = {"replica": replica, "fsdp": fsdp, "expert": expert, "context": context, "tensor": tensor}
+    shape = _sizes(sizes, len(devices))
     return Mesh(placed(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def of_options(parallel: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """As `make`, by `config.parallel`."""
-    return make(parallel.replica, parallel.fsdp, devices, expert=parallel.expert, tensor=parallel.tensor)
+    return make(
+        parallel.replica,
+        parallel.fsdp,
+        devices,
+        expert=parallel.expert,
+        context=parallel.context,
+        tensor=parallel.tensor,
+    )
 
 
 def row_groups(mesh: Mesh) -> int:
@@ -99,8 +114,9 @@ def placed(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
     owners = [device.process_index for device in devices]
     each = owners.count(owners[0])
     if len(set(owners)) > 1 and each % same:
+        named = [axis for axis, size in zip(AXES, shape) if size > 1 and axis not in ROWS]
         raise UserError(
-            f"config.parallel.tensor = {same}: devices with the same rows have to be of one process, which has {each}; nearest "
+            f"config.{' * '.join(f'parallel.{axis}' for axis in named)} = {same}: devices with the same rows have to be of one process, which has {each}; nearest "
             f"that divides them: {_nearest(same, each)}"
         )
     found = _wired(shape, devices).reshape(rows, same)

@@ -23,6 +23,9 @@ class ParallelOptions(Options):
     expert: int = declared(
         natural(1, "devices that split the experts of a mixture, each with rows of its own; 0 = those that are left")
     )
+    context: int = declared(
+        natural(1, "devices that split the same rows by position (ring attention); 0 = those that are left")
+    )
     tensor: int = declared(
         natural(1, "devices that split heads, hidden units and vocabulary of the same rows; 0 = those that are left")
     )

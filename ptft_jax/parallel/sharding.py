@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from ptft_jax.errors import UserError
-from ptft_jax.model.layout import ROWS
+from ptft_jax.model.layout import CONTEXT, HIDDEN, ROWS
 from ptft_jax.model.quantized import plain_path
 from ptft_jax.parallel import tensor
 from ptft_jax.parallel.mesh import AXES
@@ -125,16 +125,49 @@ def on_one_device(path: str, shape: Sequence[int]) -> SingleDeviceSharding:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Pins activations [B, ...] to rows split over all devices but those along tensor, which have the same; the transformer's layout."""
+    """Pins activations [B, T, ...] to rows split over all devices but those along context and tensor, which have the same, and positions
+    along context, where they divide; the transformer's layout."""
 
     mesh: Mesh
 
     @property
     def sharding(self) -> NamedSharding:
+        """That of a batch: along context and tensor devices have the same."""
         return NamedSharding(self.mesh, PartitionSpec(ROWS))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return jax.lax.with_sharding_constraint(x, self.sharding)
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, self._activations(x)))
+
+    @property
+    def context_parts(self) -> int:
+        """Into how many parts the positions of a row are divided."""
+        return self.mesh.shape[CONTEXT]
+
+    def _activations(self, x: Any) -> PartitionSpec:
+        """Of [B, T, ...]; a few positions, such as those that a head reads, are whole on each device."""
+        parts = self.context_parts
+        return (
+            PartitionSpec(ROWS, CONTEXT)
+            if parts > 1 and x.ndim > 1 and x.shape[1] % parts == 0
+            else PartitionSpec(ROWS)
+        )
+
+    def around(self, function: Callable[..., jax.Array], q_BTNH: Any, k_BTKH: Any, v_BTKH: Any, seen: Any) -> jax.Array:
+        """What a function gives of queries, keys, values and `ptft_jax.model.dot_product.Seen`, each device of its own part of the positions;
+        of what is said of keys it has all."""
+
+        def rules(a: jax.Array) -> PartitionSpec:
+            return PartitionSpec(ROWS) if a.ndim else PartitionSpec()
+
+        def pair(given: Any) -> Any:
+            return None if given is None else (PartitionSpec(ROWS, CONTEXT), PartitionSpec(ROWS))
+
+        told = dataclasses.replace(jax.tree.map(rules, seen), segments=pair(seen.segments), prefix=pair(seen.prefix))
+        where = PartitionSpec(ROWS, CONTEXT, HIDDEN, None)
+        mapped = jax.shard_map(
+            function, mesh=self.mesh, in_specs=(where, where, where, told), out_specs=where, check_vma=False
+        )
+        return mapped(q_BTNH, k_BTKH, v_BTKH, seen)
 
     def heads(self, x_BTNH: jax.Array) -> jax.Array:
         """Heads split along tensor; where there are fewer, of keys and values, each device gets a copy of the one that its queries read."""
@@ -143,7 +176,7 @@ class Rows:
             return x_BTNH
         if x_BTNH.shape[2] % size:
             x_BTNH = jnp.repeat(x_BTNH, size // x_BTNH.shape[2], axis=2)
-        spec = PartitionSpec(ROWS, None, "tensor", None)
+        spec = PartitionSpec(ROWS, *(self._activations(x_BTNH)[1:] or (None,)), HIDDEN, None)
         return jax.lax.with_sharding_constraint(x_BTNH, NamedSharding(self.mesh, spec))
 
     def whole(self, params: Any) -> Any:

@@ -27,7 +27,9 @@ class Tried(NamedTuple):
 
 def candidates(section: configs.Section, devices: int) -> Iterator[dict[str, Any]]:
     """Settings to try: meshes of all devices from all copies to all parts, with experts in every number of parts that divides them and
-    layers in up to TENSOR; as many micro-batches as the rows of a device allow, by doubling; and each kind of recomputation."""
+    layers in up to TENSOR; as many micro-batches as the rows of a device allow, by doubling; and each kind of recomputation; beside the config's parts of
+    positions (`parallel.context`)."""
+    devices //= max(section.parallel.context, 1)
     heads, experts = section.model.heads, section.model.experts
     for tensor, expert in itertools.product(
         (n for n in _powers(min(TENSOR, devices)) if devices % n == 0 and heads % n == 0),

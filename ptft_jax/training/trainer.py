@@ -20,8 +20,8 @@ from ptft_jax.model.quantized import plain_path
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.objectives import routing
 from ptft_jax.optim import optimizers, schedules
+from ptft_jax.parallel import context, sharding, tensor
 from ptft_jax.parallel import mesh as meshes
-from ptft_jax.parallel import sharding, tensor
 from ptft_jax.params import phases, precision, vocabulary
 from ptft_jax.params.partition import Partition
 from ptft_jax.params.rules import flatten, matches, refuse_idle, unflatten
@@ -178,6 +178,9 @@ class Trainer(Compiled):
         if self.model.quantization and not self.tuned:
             raise UserError("config.tune.quantize.format: without init.from there is no base to quantize")
         self._check_length()
+        if constrain is not None:
+            field = self.adapter.field if self.adapter is not None else ""
+            context.check(self.model, c.data.length, constrain.mesh, field)
         self.plain_shapes = self.plain.shapes()
         refuse_idle(self._fresh, flatten(self.plain_shapes), "config.init.fresh", "parameter")
         if self.adapter is not None and self.model.quantization:

@@ -212,7 +212,9 @@ def test_whole_runs_do_not_depend_on_the_mesh(tmp_path, cache):
 
     answers, steps = run("copied")
     assert len(answers) == 4 and any(row["reward"] > 0 for row in steps)
-    for name, options in {"fsdp": {"parallel__fsdp": 2}, "pmap": {"parallel__compile": "pmap"}}.items():
+    for name, options in {
+        "fsdp": {"parallel__fsdp": 2, "parallel__context": 2}, "pmap": {"parallel__compile": "pmap"}
+    }.items():  # fmt: skip
         theirs, others = run(name, **options)
         assert theirs == answers, name
         for ours, other in zip(steps, others):

@@ -39,9 +39,9 @@ ONLY_LORA = ((ADDED, 1.0), (".*", 0.0))
 
 
 @functools.cache
-def programs(kind, scan=True, devices=1, tensor=1):
+def programs(kind, scan=True, devices=1, tensor=1, context=1):
     """(parsed training step, its cost, its state's shapes) of a method, compiled from shapes alone."""
-    mesh = meshes.make(1, 0, jax.devices()[:devices], tensor=tensor)
+    mesh = meshes.make(1, 0, jax.devices()[:devices], tensor=tensor, context=context)
     spec = dataclasses.replace(SPEC, layers=LAYERS, max_length=LENGTH, scan=scan)
     adapter = LORA if kind == "lora" else None
     model = Transformer(spec, adapter, sharding.Rows(mesh))

@@ -73,7 +73,7 @@ def test_a_plan_is_of_the_program_that_runs(machine):
                for shard in leaf.addressable_shards if shard.device == machine.devices[0])  # fmt: skip
     assert found.memory["parameters that train"] + found.memory["optimizer"] == held
     assert (
-        found.mesh == {"replica": 2, "fsdp": 4, "expert": 1, "tensor": 1}
+        found.mesh == {"replica": 2, "fsdp": 4, "expert": 1, "context": 1, "tensor": 1}
         and found.devices == 8
         and found.tokens == ROWS * LENGTH
     )
