@@ -14,6 +14,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation import probes
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.interop import export
+from ptft_jax.model import presets
 from ptft_jax.objectives.classification import Classification
 from ptft_jax.objectives.masked_images import MaskedImages
 from ptft_jax.params import resizing
@@ -237,7 +238,8 @@ def captioned(tmp_path_factory):
 
 
 def captions_of(captioned, objective="clip"):
-    config = config_of(captioned, head="vector", text_layers=1, text_width=16, text_heads=2, text_length=12)
+    towers = presets.family("clip") | MODEL | dict(text_layers=1, text_width=16, text_heads=2, text_length=12)
+    config = config_of(captioned, **towers)
     config.model.update(vector_width=8, pair_bias=objective == "siglip", text_causal=objective == "clip")
     config.objective.name = objective
     return config
