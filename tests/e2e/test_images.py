@@ -271,10 +271,12 @@ def test_images_and_captions(captioned, tmp_path, cache, monkeypatch):
     assert probes.evaluate(again, f"images:{captioned}", "validation", probes=("prompts",), prompts=("it is {}",))[
         "probe/prompts"
     ] == pytest.approx(told["probe/prompts"])
-    child = classes_of(captioned, pooling="mean")
-    child.model.update(configs.default().model | dict(head="classes", classes=3, pooling="mean", scan=False))
-    child.init.fresh, child.init.from_ = ("head/.*",), str(tmp_path / "whole")
-    child.eval.parent_data = False
+    child = configs.default()
+    child.model.update(head="classes", classes=3, pooling="mean", scan=False)
+    child.data.update(source=f"images:{captioned}", batch_size=8)
+    child.objective.name, child.init.fresh, child.init.from_ = "classification", ("head/.*",), str(tmp_path / "whole")
+    child.training.steps, child.log.tensorboard = 4, False
+    child.eval.update(every=0, parent_data=False, test=False, pictures=0)
     quiet_train(child, tmp_path / "child")
     assert loading.load(str(tmp_path / "child")).source.fields["vocab_size"] == 0
 
