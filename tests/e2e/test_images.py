@@ -14,6 +14,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation import probes
 from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.interop import export
+from ptft_jax.model import presets
 from ptft_jax.objectives.classification import Classification
 from ptft_jax.objectives.masked_images import MaskedImages
 from ptft_jax.params import resizing
@@ -237,7 +238,8 @@ def captioned(tmp_path_factory):
 
 
 def captions_of(captioned, objective="clip"):
-    config = config_of(captioned, head="vector", text_layers=1, text_width=16, text_heads=2, text_length=12)
+    towers = presets.family("clip") | MODEL | dict(text_layers=1, text_width=16, text_heads=2, text_length=12)
+    config = config_of(captioned, **towers)
     config.model.update(vector_width=8, pair_bias=objective == "siglip", text_causal=objective == "clip")
     config.objective.name = objective
     return config
@@ -269,10 +271,12 @@ def test_images_and_captions(captioned, tmp_path, cache, monkeypatch):
     assert probes.evaluate(again, f"images:{captioned}", "validation", probes=("prompts",), prompts=("it is {}",))[
         "probe/prompts"
     ] == pytest.approx(told["probe/prompts"])
-    child = classes_of(captioned, pooling="mean")
-    child.model.update(configs.default().model | dict(head="classes", classes=3, pooling="mean", scan=False))
-    child.init.fresh, child.init.from_ = ("head/.*",), str(tmp_path / "whole")
-    child.eval.parent_data = False
+    child = configs.default()
+    child.model.update(head="classes", classes=3, pooling="mean", scan=False)
+    child.data.update(source=f"images:{captioned}", batch_size=8)
+    child.objective.name, child.init.fresh, child.init.from_ = "classification", ("head/.*",), str(tmp_path / "whole")
+    child.training.steps, child.log.tensorboard = 4, False
+    child.eval.update(every=0, parent_data=False, test=False, pictures=0)
     quiet_train(child, tmp_path / "child")
     assert loading.load(str(tmp_path / "child")).source.fields["vocab_size"] == 0
 
