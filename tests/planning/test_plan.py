@@ -260,7 +260,7 @@ def test_a_slice_of_tpus(tmp_path):
 def test_a_host_holds_moments_and_products(tmp_path):
     """By the compiler of TPUs: a device needs less by what its host has."""
     pytest.importorskip("libtpu")
-    sizes = {"vocab_size": 512, "layers": 4, "width": 512, "heads": 4, "max_length": 128, "remat": "dots"}
+    sizes = {"vocab_size": 512, "layers": 2, "width": 256, "heads": 2, "max_length": 128, "remat": "dots"}
     words = [f"--config.model.{name}={value}" for name, value in sizes.items()]
     words += ["--config.data.length=128", "--config.data.batch_size=64", "--topology=v5e:2x2", "--json"]
 
