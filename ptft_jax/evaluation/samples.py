@@ -14,6 +14,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation.stop_texts import StopTexts
 from ptft_jax.model import decode
 from ptft_jax.model.transformer import Transformer
+from ptft_jax.model.turned import Turned
 from ptft_jax.params import finite
 from ptft_jax.params.rules import flatten
 
@@ -153,11 +154,9 @@ def _name(loaded: Any, otherwise: str) -> str:
 def _by_path(params: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters by path, those of several stacks of layers with the number of theirs."""
     stacks = params["blocks"]
-    if not isinstance(stacks, tuple):
-        return flatten(params)
-    return flatten(
-        {**{k: v for k, v in params.items() if k != "blocks"}, **{f"blocks[{n}]": s for n, s in enumerate(stacks)}}
-    )
+    if isinstance(stacks, tuple):
+        params = {k: v for k, v in params.items() if k != "blocks"} | {f"blocks[{n}]": s for n, s in enumerate(stacks)}
+    return {path: leaf.by_output if isinstance(leaf, Turned) else leaf for path, leaf in flatten(params).items()}
 
 
 def continue_texts(
