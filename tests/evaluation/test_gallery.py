@@ -25,6 +25,8 @@ SPEC = types.SimpleNamespace(
 class Brightness:
     """The odds of "high" are a seventh of the first pixel, less 10."""
 
+    context_parts = 1
+
     spec = SPEC
 
     def logits(self, params, images):

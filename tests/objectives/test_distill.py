@@ -19,6 +19,8 @@ SIZE, KEPT = 9, 3
 class Bigrams:
     """A model whose parameters are the logits of what follows each token."""
 
+    context_parts = 1
+
     def run(self, params, inputs):
         return (params[inputs.values],)
 

@@ -22,6 +22,8 @@ SETTINGS = {
 class Given:
     """A model whose parameters are the logits."""
 
+    context_parts = 1
+
     def run(self, params, inputs):
         return (params,)
 

@@ -29,6 +29,8 @@ def built(**settings):
 class Bigram:
     """A model that predicts a token by a row of its table, that of the token before."""
 
+    context_parts = 1
+
     def logits(self, params, hidden):
         return hidden @ params
 
@@ -144,6 +146,8 @@ def test_evaluations_are_of_right_answers():
 
 class Bandit:
     """A model that predicts one token by its parameters, whatever comes before."""
+
+    context_parts = 1
 
     def logits(self, params, hidden):
         return jnp.broadcast_to(params, (*hidden.shape[:-1], *params.shape))

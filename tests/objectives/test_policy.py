@@ -84,6 +84,8 @@ PAIRS = np.array(list(itertools.product(range(len(ANSWERS)), repeat=2)))
 class Table:
     """A model whose hidden states say which rows of its table a token is predicted by."""
 
+    context_parts = 1
+
     def logits(self, params, hidden):
         return hidden @ params
 
@@ -216,6 +218,8 @@ def test_probabilities_are_of_what_could_be_sampled(chunk, sampling):
     }  # fmt: skip
 
     class Plain:
+        context_parts = 1
+
         def logits(self, params, hidden):
             return hidden
 
@@ -281,6 +285,8 @@ def test_in_evaluation_it_is_the_cross_entropy_of_right_answers():
     rng = np.random.default_rng(0)
 
     class Plain:
+        context_parts = 1
+
         def logits(self, params, hidden):
             return hidden
 

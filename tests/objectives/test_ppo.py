@@ -133,6 +133,8 @@ def test_the_gradient_is_unbiased():
     given_rows = answered(WEIGHTS, written, targets=TARGETS, **told(objective, rewards, values, WEIGHTS))
 
     class Table:
+        context_parts = 1
+
         def logits(self, params, hidden):
             return hidden @ params
 

@@ -21,6 +21,8 @@ V = 5
 class Plain:
     """A model whose logits are its hidden states."""
 
+    context_parts = 1
+
     @staticmethod
     def logits(params, hidden):
         return hidden

@@ -16,6 +16,8 @@ WIDTH, CLASSES = 8, 64
 class Head:
     """The part of a model that an objective's loss is made with: scores of hidden states by one matrix, capped or not."""
 
+    context_parts = 1
+
     def __init__(self, cap=0.0, first=False):
         self.cap, self.first = cap, first
 
