@@ -281,6 +281,7 @@ def test_every_config_file_is_covered():
         "world/questions.py",  # tests/world/test_recipes.py
         "images/vit.py",  # tests/e2e/test_pages.py
         "images/mae.py",  # tests/e2e/test_pages.py
+        "images/contrast.py",  # tests/e2e/test_pages.py
         "images/transfer.py",  # tests/e2e/test_pages.py
         "images/mnist.py",  # tests/e2e/test_images.py
         "world/reading.py",  # tests/world/test_recipes.py

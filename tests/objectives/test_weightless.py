@@ -102,5 +102,5 @@ def test_what_weighs_something_is_not_hidden():
     """An infinite logit of a target that counts is a loss that is not finite."""
     logits = jnp.zeros((1, 2, 4)).at[0, 0, 1].set(jnp.inf)
     batch = {"targets": np.int32([[2, 1]]), "weights": np.float32([[1, 1]])}
-    model = type("Given", (), {"logits": lambda self, params, hidden: hidden})()
+    model = type("Given", (), {"context_parts": 1, "logits": lambda self, params, hidden: hidden})()
     assert not np.isfinite(CausalLM().loss_of(model, {}, logits, batch).total)
