@@ -293,6 +293,7 @@ def test_what_does_not_go_with_captions(arrays, captioned, tmp_path, cache):
         ("tokenizer.add", ("[A]",), "a tower for texts has the vocabulary that it begins with"),
     ):
         config = captions_of(captioned)
+        config.data.batch_size = 16  # which two parts on eight devices divide
         section, _, name = path.partition(".")
         config[section].update({name: value})
         with pytest.raises(UserError, match=message):
