@@ -289,7 +289,8 @@ def test_every_config_file_is_covered():
 
 
 @pytest.mark.parametrize(
-    "target", ["demo", "test", "test-heavy", "test-full", "live", "buckets", "bench", "beam", "lint", "docs", "install", "clean"]
+    "target",
+    ["demo", "test", "test-heavy", "test-full", "live", "buckets", "bench", "beam", "lint", "docs", "install", "clean"],
 )
 def test_make_knows_its_targets(target):
     done = run("make", "-n", target)

@@ -18,7 +18,6 @@ from ptft_jax.planning.plan import axes_of
 from ptft_jax.training.trainer import Trainer
 from tests.helpers import LLAMA, tiny_config, train
 from tests.parallel import test_cost
-from tests.parallel.test_invariance import ROUNDING
 from tests.parallel.test_tensor import KINDS
 
 OTHERS = {
@@ -60,9 +59,7 @@ def ran(kind, mesh):
 )
 def test_losses_are_those_of_one_device(kind, mesh):
     one, other = ran(kind, "1"), ran(kind, mesh)
-    np.testing.assert_allclose(other.losses, one.losses, atol=ROUNDING, rtol=0)
-    np.testing.assert_allclose(other.grad_norms, one.grad_norms, rtol=1e-5)
-    np.testing.assert_allclose(other.evaluated, one.evaluated, atol=ROUNDING, rtol=0)
+    other.is_that_of(one)
 
 
 @pytest.mark.parametrize(
