@@ -17,6 +17,7 @@ class Joined:
 
     def __init__(self, parts: Sequence[np.ndarray]):
         self._parts = list(parts)
+        assert len({part.dtype for part in parts}) == 1, "parts of one dtype"
         self._starts = np.concatenate([[0], np.cumsum([len(part) for part in parts], dtype=np.int64)])
         self.dtype = self._parts[0].dtype
         self.shape = (int(self._starts[-1]),)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import resource
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from ptft_jax.errors import UserError, nearest
 
 KIND = "tokens"
 MANIFEST = "manifest.json"
+_EACH, _OTHERS = 8, 256  # files that a shard has open at most, and a process beside its shards
 
 
 def manifest(folder: pathlib.Path) -> dict[str, Any]:
@@ -52,10 +54,24 @@ def load(folder: pathlib.Path, split: str, tokenizer: tok.Tokenizer) -> tuple[st
             f"tokenizer.kind=file, tokenizer.path={folder}"
         )
     shards = [folder / split / name for name in facts["splits"][split]["shards"]]
+    _allow_files(_EACH * len(shards), f"tokens:{folder}: the {len(shards)} shards of {split}")
     stores = [_checked(folder, shard, facts["splits"][split]["contents"][shard.name]) for shard in shards]
     if len(stores) == 1:
         return stores[0], facts
     return joined(stores, cache.digest("shards-2", *(one.key for one in stores))), facts
+
+
+def _allow_files(count: int, what: str) -> None:
+    """Lets this process have so many more files open where its own limit is lower than that of the system: each array that is mapped is one. Raises
+    UserError where both are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = count + _OTHERS
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            raise UserError(
+                f"{what} need {needed} open files, and this system allows {hard} (ulimit -n): prepare with fewer --shards"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def joined(stores: Sequence[store.Store], key: str) -> store.Store:

@@ -69,7 +69,7 @@ def rows_of(spec: Any, data: Any, split: str, head: class_names.Head) -> tuple[R
 def _of_classes(loaded: Any, names: Sequence[str], prompts: Sequence[str]) -> jax.Array:
     """float32 [C, E], of length 1."""
     tokenizer, length = loaded.tokenizer, loaded.model.spec.text_length
-    texts = [prompt.format(name) for name in names for prompt in prompts]
+    texts = [prompt.replace("{}", name) for name in names for prompt in prompts]
     rows = []
     for text, ids in zip(texts, tokenizer.encode_all(texts, special=False)):
         whole = np.asarray([*tokenizer.prefix_ids, *ids, tokenizer.end_id], np.int32)

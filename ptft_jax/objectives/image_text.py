@@ -24,7 +24,8 @@ _MOST = math.log(100.0)
 class _ImageText(Rows):
     """What both losses share: scores of all images with all captions of a batch, on whatever mesh it is spread.
 
-    A caption that another row has, too, token by token, is no negative of this one, and is left out of its loss.
+    A caption that another row has, too, token by token, is no negative of this one, and is left out of its loss. Images are not compared: by the
+    time they are learned from each copy was varied in its own way.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "scale")
@@ -62,7 +63,10 @@ class _ImageText(Rows):
         return jax.nn.softmax(jnp.where(self.weights(batch)[None] > 0, scores_BB, jnp.finfo(jnp.float32).min), axis=1)
 
     def tables(self, model: Any, params: Any, hidden_BTD: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        return recall.tables(*_vectors(model, params, hidden_BTD, batch), _digests(batch), self.weights(batch))
+        pixels_BP = batch["inputs"].reshape(len(batch["inputs"]), -1)
+        of_images_B2 = digests(pixels_BP, jnp.ones(pixels_BP.shape, bool))
+        vectors = _vectors(model, params, hidden_BTD, batch)
+        return recall.tables(*vectors, of_images_B2, _digests(batch), self.weights(batch))
 
     def divergence(self, model: Any, first: Scored, second: Scored, batch: Batch, measure: Measure) -> jax.Array:
         """Raises UserError: vectors are no distribution that another could be compared with."""

@@ -14,30 +14,27 @@ _DIGITS = 4  # numbers of a digest
 
 
 def tables(
-    images_BE: jax.Array, texts_BE: jax.Array, digests_B2: jax.Array, weights_B: jax.Array
+    images_BE: jax.Array, texts_BE: jax.Array, images_B2: jax.Array, texts_B2: jax.Array, weights_B: jax.Array
 ) -> dict[str, jax.Array]:
-    """VECTORS: float32 [B, 2 E + 5], of each row its image's vector and its caption's, a digest of the caption (uint32 [2], as four numbers that
+    """VECTORS: float32 [B, 2 E + 9], of each row its image's vector and its caption's, digests of both (uint32 [B, 2] each, as four numbers that
     float32 can hold), and whether it counts."""
-    parts = [(digests_B2 >> shift) & 0xFFFF for shift in (0, 16)]
-    digits_B4 = jnp.concatenate(parts, axis=1).astype(jnp.float32)
+    parts = [(digests >> shift) & 0xFFFF for digests in (images_B2, texts_B2) for shift in (0, 16)]
     counted_B1 = (weights_B > 0).astype(jnp.float32)[:, None]
-    return {VECTORS: jnp.concatenate([images_BE, texts_BE, digits_B4, counted_B1], axis=1)}
+    digits = [part.astype(jnp.float32) for part in parts]
+    return {VECTORS: jnp.concatenate([images_BE, texts_BE, *digits, counted_B1], axis=1)}
 
 
 def values(rows: np.ndarray) -> dict[str, float]:
-    """Recall at k of a VECTORS table: "text_recall_K", the share of images whose caption is among the K nearest of all different captions, by
-    cosine; "image_recall_K", the share of different captions with an image of theirs among the K nearest. What has the same cosine as the right
-    one counts as nearer."""
+    """Recall at k of a VECTORS table: "text_recall_K", the share of different images with a caption of theirs among the K nearest of all different
+    captions, by cosine; "image_recall_K", the share of different captions with an image of theirs among the K nearest of all different images. An
+    image's captions are those that any row has beside it. What has the same cosine as the right one counts as nearer."""
     rows = np.asarray(rows, np.float32)
     rows = rows[rows[:, -1] > 0]
-    size = (rows.shape[1] - _DIGITS - 1) // 2
-    images, texts, digits = rows[:, :size], rows[:, size : 2 * size], rows[:, 2 * size : -1]
-    _, first, which = np.unique(digits, axis=0, return_index=True, return_inverse=True)
-    which = which.reshape(-1)
-    captions = texts[first]
-    of_images = _nearer(images, captions, which[:, None] == np.arange(len(first)))
-    of_captions = _nearer(captions, images, np.arange(len(first))[:, None] == which)
-    ranks = {"text": of_images, "image": of_captions}
+    size = (rows.shape[1] - 2 * _DIGITS - 1) // 2
+    image_digits, text_digits = rows[:, 2 * size : -1 - _DIGITS], rows[:, -1 - _DIGITS : -1]
+    images, of_image = _different(rows[:, :size], image_digits)
+    texts, of_text = _different(rows[:, size : 2 * size], text_digits)
+    ranks = {"text": _nearer(images, texts, of_image, of_text), "image": _nearer(texts, images, of_text, of_image)}
     return {
         f"{of}_recall_{k}": float(np.mean(rank < k)) if len(rank) else float("nan")
         for of, rank in ranks.items()
@@ -45,11 +42,20 @@ def values(rows: np.ndarray) -> dict[str, float]:
     }
 
 
-def _nearer(queries: np.ndarray, candidates: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """int [N]: how many wrong candidates are at least as near to each query as its nearest right one."""
+def _different(vectors: np.ndarray, digits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The vector of each different digest, and of each row which one it has."""
+    _, first, which = np.unique(digits, axis=0, return_index=True, return_inverse=True)
+    return vectors[first], which.reshape(-1)
+
+
+def _nearer(queries: np.ndarray, candidates: np.ndarray, query: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    """int [N]: how many wrong candidates are at least as near to each query as its nearest right one; pairs that are right as numbers of both."""
     found = []
     for at in range(0, len(queries), _CHUNK):
-        scores, good = queries[at : at + _CHUNK] @ candidates.T, right[at : at + _CHUNK]
+        scores = queries[at : at + _CHUNK] @ candidates.T
+        here = (query >= at) & (query < at + _CHUNK)
+        good = np.zeros(scores.shape, bool)
+        good[query[here] - at, candidate[here]] = True
         best = np.where(good, scores, -np.inf).max(axis=1, keepdims=True)
         found.append(np.sum(~good & ~(scores < best), axis=1))  # what is not finite finds nothing
     return np.concatenate(found) if found else np.zeros(0, int)

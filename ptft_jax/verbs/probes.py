@@ -49,6 +49,8 @@ def asked() -> dict[str, Any]:
         raise UserError("--probe_k is for nearest neighbors: name knn in --probe")
     if "prompts" in given and "prompts" not in args.probe:
         raise UserError("--probe_prompts is for classes by their names: name prompts in --probe")
+    if args.probe == ["prompts"] and (idle := [name for name in given if name != "prompts"]):
+        raise UserError(f"--probe_{idle[0]} is for probes that learn: prompts does not")
     if args.probe and args.split == "train":
         raise UserError("--split=train: probes learn from it; measure another split")
     for flag in ("answers", "knn", "tokens", "objective"):

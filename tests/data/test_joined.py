@@ -1,12 +1,15 @@
 """Arrays that are read as one where they lie, beside one array of all."""
 
+import resource
+
 import numpy as np
 import pytest
 
-from ptft_jax.data import store
+from ptft_jax.data import store, token_folder
 from ptft_jax.data.examples import Encoded
 from ptft_jax.data.joined import Joined, blocks, head
 from ptft_jax.data.token_folder import joined
+from ptft_jax.errors import UserError
 
 SIZES = (3, 0, 5, 1, 4)
 
@@ -75,3 +78,19 @@ def test_stores_are_as_one_that_took_them(kind, tmp_path, cache):
     spans = np.stack([expected.offsets[:-1], expected.offsets[1:]], axis=1)
     np.testing.assert_array_equal(found.learned(spans, first=False), expected.learned(spans, first=False))
     np.testing.assert_array_equal(found.same(spans, spans[::-1]), expected.same(spans, spans[::-1]))
+
+
+def test_more_shards_than_files_may_be_open(monkeypatch):
+    limits = {"soft": 300, "hard": 5000}
+
+    def changed(_, new):
+        limits["soft"], limits["hard"] = new
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limits["soft"], limits["hard"]))
+    monkeypatch.setattr(resource, "setrlimit", changed)
+    token_folder._allow_files(40, "few")
+    assert limits == {"soft": 300, "hard": 5000}
+    token_folder._allow_files(4096, "512 shards")
+    assert 4096 < limits["soft"] <= limits["hard"] == 5000
+    with pytest.raises(UserError, match="700 shards need .* this system allows 5000 .*prepare with fewer --shards"):
+        token_folder._allow_files(5600, "700 shards")

@@ -127,19 +127,34 @@ def test_cosines_are_multiplied_by_100_at_most():
     assert Clip().bounded({"x": jnp.ones(2)}) == {} == Siglip().bounded(params)
 
 
+def recalled(images, texts, of_images, of_texts, counted):
+    """Recall of vectors at angles in a plane."""
+    vectors = [np.stack([np.cos(a), np.sin(a)], 1) for a in (np.radians(images), np.radians(texts))]
+    digests = [np.asarray(of, np.uint32) for of in (of_images, of_texts)]
+    table = recall.tables(*map(jnp.asarray, (*vectors, *digests)), jnp.asarray(counted))[recall.VECTORS]
+    return recall.values(np.asarray(table)), np.asarray(table)
+
+
 def test_recall_by_hand():
-    """Three images in a plane, two with one caption; a row that fills the batch up is none of them."""
-    angles, texts = np.radians([0.0, 50.0, 100.0, 20.0]), np.radians([10.0, 80.0, 10.0, 0.0])
-    vectors = [np.stack([np.cos(a), np.sin(a)], 1) for a in (angles, texts)]
-    digests = np.asarray([[1, 2**31], [3, 4], [1, 2**31], [5, 6]], np.uint32)
-    table = recall.tables(*map(jnp.asarray, vectors), jnp.asarray(digests), jnp.asarray([1.0, 1.0, 1.0, 0.0]))
-    found = recall.values(np.asarray(table[recall.VECTORS]))
+    """Three images, two with one caption; a row that fills the batch up is none of them."""
+    images = [[1, 1], [1, 2], [2**31, 1], [9, 9]]
+    texts = [[1, 2**31], [3, 4], [1, 2**31], [5, 6]]
+    found, table = recalled([0.0, 50.0, 100.0, 20.0], [10.0, 80.0, 10.0, 0.0], images, texts, [1.0, 1.0, 1.0, 0.0])
     # Images at 0 and 50 are nearest their captions (at 10 and 80), that at 100 is nearer the other; both captions have their image nearest
     # or next: 10 has 0; 80 has 100 first, then 50.
     assert found["text_recall_1"] == pytest.approx(2 / 3) and found["image_recall_1"] == pytest.approx(1 / 2)
-    lost = np.asarray(table[recall.VECTORS]) * [np.nan, *[1.0] * 8]  # of images one coordinate
-    assert recall.values(lost)["text_recall_1"] == recall.values(lost)["image_recall_1"] == 0
     assert found["text_recall_5"] == found["image_recall_5"] == found["image_recall_10"] == 1.0
+    lost = table * [np.nan, *[1.0] * (table.shape[1] - 1)]  # of images one coordinate
+    assert recall.values(lost)["text_recall_1"] == recall.values(lost)["image_recall_1"] == 0
+
+
+def test_an_image_with_several_captions_has_them_all():
+    """Two images at 0 and 90; the first has captions at 60 and 10, the second at 40. Of captions 60 is nearer the wrong image, and so is 40; each image has
+    one of its own nearest, or the wrong one: 10 is that of 0, and at 90 the nearest is 60."""
+    images, texts = [[1, 1], [1, 1], [2, 2]], [[1, 0], [2, 0], [3, 0]]
+    found, _ = recalled([0.0, 0.0, 90.0], [60.0, 10.0, 40.0], images, texts, [1.0, 1.0, 1.0])
+    assert found["text_recall_1"] == pytest.approx(1 / 2) and found["image_recall_1"] == pytest.approx(1 / 3)
+    assert found["text_recall_5"] == found["image_recall_5"] == 1.0
 
 
 def test_a_tower_reads_no_further_than_the_end_of_a_text():

@@ -31,6 +31,7 @@ def test_what_is_asked(monkeypatch):
         ({"probe_seed": 0}, "--probe_seed is for probes: give --probe"),
         ({"probe": ["ridge"], "probe_k": 3}, "--probe_k is for nearest neighbors"),
         ({"probe": ["ridge"], "probe_prompts": ["a {}"]}, "--probe_prompts is for classes by their names"),
+        ({"probe": ["prompts"], "probe_shots": ["1"]}, "--probe_shots is for probes that learn"),
         ({"probe": ["ridge"], "split": "train"}, "--split=train: probes learn from it"),
         ({"probe": ["ridge"], "probe_shots": ["-1"]}, "--probe_shots=-1: expected counts"),
         ({"probe": ["ridge"], "objective": "causal_lm"}, "--objective is not for probes"),
