@@ -113,11 +113,11 @@ class Attention(nnx.Module):
     def attend(
         self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, seen: Seen, implementation: str = ""
     ) -> jax.Array:
-        """With this model's scale, cap and, by default, implementation: [B, T, N, H]."""
+        """With this model's scale, cap and, by default, implementation: [B, T, N, H]. Keys of another implementation are whole on each device."""
         spec = self.spec
         if self.spread is not None:
             q_BTNH, k_BSKH, v_BSKH = map(self.spread, (q_BTNH, k_BSKH, v_BSKH))
-        if self.around is not None:
+        if self.around is not None and not implementation:
             own = functools.partial(ring, self.parts, self.scale, spec.attention_cap)
             return self.around(own, q_BTNH, k_BSKH, v_BSKH, seen)
         how = dict(scale=self.scale, cap=spec.attention_cap)

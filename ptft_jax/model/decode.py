@@ -17,7 +17,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.model import pool
 from ptft_jax.model.pool import NOT_FINITE, NOTHING, Plan, Pool, Rows, Shown
 from ptft_jax.model.sampling import Sampling, check, filtered
-from ptft_jax.model.stacks import apart
+from ptft_jax.model.stacks import apart, consecutive
 from ptft_jax.model.transformer import Params, Transformer
 from ptft_jax.model.turned import each_turned
 
@@ -241,7 +241,12 @@ def laid_out(params: Params, consume: bool = False) -> Params:
     if not consume and any(device.platform != "cpu" for device in devices):
         return params
     layers = apart(params, consume)
-    return each_turned(layers) if [device.platform for device in devices] == ["cpu"] else layers
+    if [device.platform for device in devices] != ["cpu"]:
+        return layers
+    rest = {name: value for name, value in layers.items() if name != "blocks"}
+    waiting = list(reversed(consecutive(layers["blocks"])))
+    del layers
+    return each_turned(rest, waiting, consume)
 
 
 class _Running:

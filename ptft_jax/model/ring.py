@@ -51,7 +51,7 @@ def ring(
 
     Args:
       q_BTNH, k_BTKH, v_BTKH: of this device's part of the positions; parts are in order, and of one length.
-      seen: rules without `before`, `shared`, `first` and `listed`. Of `segments` and `prefix` the queries' are of this part [B, T], the keys' of
+      seen: rules by which each query sees some key, itself as a rule, without `before`, `shared`, `first` and `listed`. Of `segments` and `prefix` the queries' are of this part [B, T], the keys' of
         whole rows [B, parts * T].
     """
     return _forward(parts, scale, cap, q_BTNH, k_BTKH, v_BTKH, seen)[0]
@@ -107,10 +107,9 @@ def _backward(
         def chunk(of_q: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
             first, k, v = part
             scores, allowed, bent = rule.scores(q, k, owner, first)
-            weights = jnp.exp(scores - kept.log_z)
+            weights = jnp.where(allowed, jnp.exp(scores - kept.log_z), 0.0)
             made = weights * (_product("bkqh,bksh->bkqs", slope.astype(v.dtype), v) - mean) * bent
-            # A query that sees nothing gives no slope to what it does not see.
-            made = jnp.where(allowed, made, 0.0).astype(dtype)
+            made = made.astype(dtype)
             of_v = _product("bkqs,bkqh->bksh", weights.astype(v.dtype), slope.astype(v.dtype))
             return of_q + _product("bkqs,bksh->bkqh", made, k), (_product("bkqs,bkqh->bksh", made, q), of_v)
 

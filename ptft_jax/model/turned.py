@@ -53,28 +53,33 @@ def behind(rows: jax.Array, kernel: Turned, dtype: jnp.dtype | None) -> jax.Arra
     return jax.lax.platform_dependent(rows, by_output, cpu=first, default=last)
 
 
-def turned(params: dict[str, Any]) -> dict[str, Any]:
+def turned(params: dict[str, Any], consume: bool = False) -> dict[str, Any]:
     """A layer's parameters, or those of a part with layers, with the kernels of those turned that have no adapter: of matrices, alone
-    or one behind the other on a leading axis. The others are as they were."""
+    or one behind the other on a leading axis. The others are as they were. With `consume` kernels are deleted that were turned."""
     made: dict[str, Any] = {}
     for name, value in params.items():
         if isinstance(value, dict):
-            made[name] = value if "adapter" in value or name == "adapter" else turned(value)
+            made[name] = value if "adapter" in value or name == "adapter" else turned(value, consume)
+        elif name == "kernel" and isinstance(value, jax.Array) and value.ndim <= 3:
+            made[name] = Turned(jax.block_until_ready(jnp.swapaxes(value, -1, -2)))
+            if consume:
+                value.delete()
         else:
-            kernel = name == "kernel" and isinstance(value, jax.Array) and value.ndim <= 3
-            made[name] = Turned(jnp.swapaxes(value, -1, -2)) if kernel else value
+            made[name] = value
     return made
 
 
-def each_turned(params: dict[str, Any]) -> dict[str, Any]:
-    """A model's parameters with layers apart (`ptft_jax.model.stacks.apart`), those of each and of a head for tokens turned: one after
-    the other, so that of a model that nobody else holds there is no second one."""
-    blocks = params["blocks"]
-    waiting = list(reversed(blocks)) if isinstance(blocks, (tuple, list)) else [blocks]
-    del blocks
-    params = {name: value for name, value in params.items() if name != "blocks"}
+def each_turned(rest: dict[str, Any], blocks: list[Any], consume: bool = False) -> dict[str, Any]:
+    """A model's parameters with the kernels of layers and of a head for tokens turned: one layer after the other, so that of layers that nobody
+    else holds there is no second one.
+
+    Args:
+      rest: what is no layer.
+      blocks: layers apart (`ptft_jax.model.stacks.apart`), the last one first; the list is empty afterwards.
+      consume: kernels are deleted that were turned.
+    """
     made = []
-    while waiting:
-        made.append(jax.block_until_ready(turned(waiting.pop())))
-    head = {name: turned({name: params[name]})[name] for name in ("head",) if isinstance(params.get(name), dict)}
-    return {**params, **head, "blocks": tuple(made)}
+    while blocks:
+        made.append(turned(blocks.pop(), consume))
+    head = {"head": turned(rest["head"], consume)} if isinstance(rest.get("head"), dict) else {}
+    return {**rest, **head, "blocks": tuple(made)}

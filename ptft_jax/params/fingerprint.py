@@ -47,11 +47,17 @@ def _checksum(x: jax.Array) -> jax.Array:
     return jnp.stack(sums)
 
 
+def _near(leaf: Any) -> Any:
+    """A leaf in the memory that its devices compute with, where it lies in their host's."""
+    kind = getattr(leaf.sharding, "memory_kind", None) if isinstance(leaf, jax.Array) else None
+    return jax.device_put(leaf, leaf.sharding.with_memory_kind("device")) if kind == "pinned_host" else leaf
+
+
 def checksums(tree: Mapping[str, Any]) -> dict[str, str]:
     """{path: 16 hex digits} for every leaf of a nested dict of arrays."""
     flat = flatten(tree)
     # One after the other: a CPU holds the terms of a sum in memory, and so those of a single leaf.
-    rows = [jax.device_get(_checksum(leaf)) for leaf in flat.values()]
+    rows = [jax.device_get(_checksum(_near(leaf))) for leaf in flat.values()]
     return {path: f"{int(a):08x}{int(b):08x}" for path, (a, b) in zip(flat, rows)}
 
 

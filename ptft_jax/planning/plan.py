@@ -109,7 +109,7 @@ def plan(config: configs.Config, topology: Topology, *, tuned: bool | None = Non
     Raises:
       UserError: settings that contradict each other, that do not divide among the devices, or that are not planned; no such parent.
     """
-    section, tuned = _completed(config, tuned)
+    section, tuned = completed(config, tuned)
     if section.parallel.compile != "jit":
         raise UserError(
             f"config.parallel.compile = {section.parallel.compile!r}: a program for each device is not planned; expected 'jit'"
@@ -193,7 +193,7 @@ def plan(config: configs.Config, topology: Topology, *, tuned: bool | None = Non
     )
 
 
-def _completed(config: configs.Config, tuned: bool | None) -> tuple[configs.Section, bool | None]:
+def completed(config: configs.Config, tuned: bool | None) -> tuple[configs.Section, bool | None]:
     """The settled config, with the sizes of its parent where it names one, and whether the run starts from a parent."""
     if not config.init.from_:
         section = configs.check(config, complete=False)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ptft_jax import config as configs
 from ptft_jax.config.changes import with_changes
 from ptft_jax.errors import UserError
-from ptft_jax.planning.plan import Plan, plan
+from ptft_jax.planning.plan import Plan, completed, plan
 from ptft_jax.planning.topologies import Topology
 from ptft_jax.reporting.progress import Reporter
 
@@ -58,7 +58,7 @@ def tried(
     Raises:
       UserError: there is nothing to try, or nothing of it can be planned.
     """
-    section = configs.settled(config)
+    section, _ = completed(config, tuned)
     devices = len(topology.devices)
     found: list[Tried] = []
     choices = list(candidates(section, devices))

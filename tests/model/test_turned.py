@@ -59,3 +59,14 @@ def test_quantized_leaves_beside_them_stay_known_late():
     found = known_after(jnp.ones((1,)), params)
     np.testing.assert_array_equal(found["up"]["kernel"].by_output, 1.0)
     assert found["down"]["kernel"]["codes"].dtype == jnp.int8
+
+
+def test_layers_that_are_given_up_are_held_once():
+    """Of a model that is consumed no kernel is there twice, its head's included."""
+    model, params = built(**{**LLAMA, "tied": False})
+    mine = jax.tree.map(jnp.copy, params)
+    kernels = [mine["blocks"]["mlp"]["up"]["kernel"], mine["head"]["kernel"]]
+    given = laid_out(mine, consume=True)
+    assert all(kernel.is_deleted() for kernel in kernels)
+    tokens = np.asarray([[3, 1, 4, 1, 5]])
+    np.testing.assert_allclose(model(given, tokens), model(params, tokens), rtol=1e-5, atol=1e-5)

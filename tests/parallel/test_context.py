@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from ptft_jax.adapters.gated_prefix import GatedPrefix
 from ptft_jax.errors import UserError
 from ptft_jax.objectives.causal_lm import CausalLM
 from ptft_jax.parallel import cost
@@ -18,10 +19,11 @@ from ptft_jax.planning.plan import axes_of
 from ptft_jax.training.trainer import Trainer
 from tests.helpers import LLAMA, tiny_config, train
 from tests.parallel import test_cost
-from tests.parallel.test_tensor import KINDS
+from tests.parallel.test_tensor import ADDED, KINDS
 
 OTHERS = {
     "packed": dict(window=5, attention_cap=3.0, layer_kinds=("sliding", "full"), **LLAMA),
+    "gated prefix": dict(adapter=GatedPrefix(5, 2), rates=ADDED),  # whole on each device, so of no length that divides
     "chunks": dict(objective=CausalLM(z_loss=1e-3, label_smoothing=0.1, chunk=6), **LLAMA),
 }
 MESHES = {
@@ -53,6 +55,8 @@ def ran(kind, mesh):
         pytest.param("quantized", "2x2", marks=SLOW),
         pytest.param("frozen", "2x2", marks=SLOW),
         pytest.param("frozen", "tensor", marks=SLOW),
+        pytest.param("packed", "2x2", marks=SLOW),
+        pytest.param("gated prefix", "4", marks=SLOW),
         pytest.param("chunks", "2x2", marks=SLOW),
         pytest.param("chunks", "4", marks=SLOW),
     ],

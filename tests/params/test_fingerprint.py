@@ -43,3 +43,11 @@ def test_a_fingerprint_is_of_names_and_values():
     a, b = checksums({"x": np.ones(3)}), checksums({"y": np.ones(3)})
     assert fingerprint(a) != fingerprint(b)
     assert fingerprint(a) == fingerprint(checksums({"x": np.ones(3)}))
+
+
+def test_leaves_in_the_memory_of_the_host_have_the_same_sums():
+    """As optimizers with memory=host have them; a CPU takes the name of that memory, too."""
+    leaf = jnp.arange(12, dtype=jnp.float32).reshape(3, 4)
+    away = jax.device_put(leaf, leaf.sharding.with_memory_kind("pinned_host"))
+    assert away.sharding.memory_kind == "pinned_host"
+    assert checksums({"a": away}) == checksums({"a": leaf})
