@@ -19,11 +19,12 @@ from ptft_jax.planning.plan import axes_of
 from ptft_jax.training.trainer import Trainer
 from tests.helpers import LLAMA, tiny_config, train
 from tests.parallel import test_cost
-from tests.parallel.test_tensor import ADDED, KINDS
+from tests.parallel.test_tensor import KINDS
 
+GATED = GatedPrefix(5, 2)
 OTHERS = {
     "packed": dict(window=5, attention_cap=3.0, layer_kinds=("sliding", "full"), **LLAMA),
-    "gated prefix": dict(adapter=GatedPrefix(5, 2), rates=ADDED),  # whole on each device, so of no length that divides
+    "gated prefix": dict(adapter=GATED, rates=(*GATED.rates, (".*", 0.0))),  # whole on each device, so of no length that divides
     "chunks": dict(objective=CausalLM(z_loss=1e-3, label_smoothing=0.1, chunk=6), **LLAMA),
 }
 MESHES = {
