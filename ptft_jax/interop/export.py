@@ -142,9 +142,9 @@ class Exported:
 
     def _pads(self) -> int | None:
         """What the tokenizer pads with where no head reads the last token: for a tower of texts what that was trained with."""
-        if self.tokenizer is None or not self._reads_texts:
-            return self.tokenizer and self.tokenizer.pad_id
-        return padding_of(self.tokenizer, self.fields["text_causal"])
+        if self.tokenizer is None:
+            return None
+        return padding_of(self.tokenizer, self.fields["text_causal"]) if self._reads_texts else self.tokenizer.pad_id
 
     def _padding(self) -> int | None:
         """What rows are padded with where the head reads the last token of a text."""
