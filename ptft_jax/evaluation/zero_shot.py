@@ -12,7 +12,7 @@ import numpy as np
 
 from ptft_jax.data import batches, class_names, filling, source_splits
 from ptft_jax.data import tokenizers as tok
-from ptft_jax.data.builders.pictures import ClassedPictures, Pictures, padded
+from ptft_jax.data.builders.pictures import ClassedPictures, Pictures, padded, padding_of
 from ptft_jax.data.rows import RowSet
 from ptft_jax.errors import UserError
 from ptft_jax.model.inputs import Inputs
@@ -69,6 +69,7 @@ def rows_of(spec: Any, data: Any, split: str, head: class_names.Head) -> tuple[R
 def _of_classes(loaded: Any, names: Sequence[str], prompts: Sequence[str]) -> jax.Array:
     """float32 [C, E], of length 1."""
     tokenizer, length = loaded.tokenizer, loaded.model.spec.text_length
+    padding = padding_of(tokenizer, loaded.model.spec.text_causal)
     texts = [prompt.replace("{}", name) for name in names for prompt in prompts]
     rows = []
     for text, ids in zip(texts, tokenizer.encode_all(texts, special=False)):
@@ -77,7 +78,7 @@ def _of_classes(loaded: Any, names: Sequence[str], prompts: Sequence[str]) -> ja
             raise UserError(
                 f"--probe_prompts: {text!r} has {len(whole)} tokens with its ends: expected at most model.text_length {length}"
             )
-        rows.append(padded(whole, length))
+        rows.append(padded(whole, length, padding))
     captions, ends = (np.stack(values) for values in zip(*rows))
     vectors = unit(jax.jit(loaded.model.texts)(loaded.params, captions, ends))
     return unit(vectors.reshape(len(names), len(prompts), -1).mean(axis=1))

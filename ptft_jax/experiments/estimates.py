@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ptft_jax import config as configs
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
-from ptft_jax.model.spec import ModelSpec
+from ptft_jax.model.spec import ModelSpec, wordless
+
+if TYPE_CHECKING:
+    from ptft_jax.parallel.leaves import Leaf
 
 MEASURED, SCALED, ARITHMETIC = "runs like it", "other runs", "arithmetic"
 SAID = {
@@ -37,12 +40,12 @@ class Estimate:
 
 
 def vocabulary(config: configs.Section, parent: int | None) -> int | None:
-    """Rows of the token table, 0 of a model of images; None where nobody knows them before data or files are read.
+    """Rows of the token table, 0 of a model of images without texts; None where nobody knows them before data or files are read.
 
     Args:
       parent: those of the run that it starts from, or whose tokenizer it has; None where they are not known or there is none.
     """
-    if config.model.vocab_size or config.model.image_size:
+    if config.model.vocab_size or wordless(config.model):
         return int(config.model.vocab_size)
     kind, more = config.tokenizer.kind, len(config.tokenizer.add)
     if kind == "byte" or (kind == "auto" and not config.init.from_):
@@ -58,7 +61,7 @@ def of(config: configs.Section, rows: int) -> Estimate | None:
 
     Memory is that of the state as it will be (parameters, optimizer, averages), exactly; gradients, as large as what trains; and what a forward
     pass keeps for the backward one: per token and block 8 numbers per unit of width and 2 per hidden unit (3 where it is gated), and the scores and
-    weights of attention (Korthikanti et al. 2022, "Reducing Activation Recomputation", equation 1, without the masks of dropout), and the logits twice.
+    weights of attention (Korthikanti et al. 2022, "Reducing Activation Recomputation", equation 1, without the masks of dropout), and the logits twice; of texts beside images likewise.
     """
     from ptft_jax.parallel import mesh as meshes
     from ptft_jax.parallel.leaves import of_state
@@ -73,23 +76,50 @@ def of(config: configs.Section, rows: int) -> Estimate | None:
     leaves = of_state(trainer.state_like)
     trains = sum(leaf.bytes for leaf in leaves if leaf.path.startswith("trainable/"))
     positions = c.data.length + trainer.model.virtual_tokens
-    tokens = -(-c.data.batch_size // (c.training.micro_batches * meshes.row_groups(trainer.mesh))) * positions
+    each = -(-c.data.batch_size // (c.training.micro_batches * meshes.row_groups(trainer.mesh)))  # rows of a device
+    tokens = each * -(-positions // trainer.mesh.shape["context"])
     buffers = 2 if c.training.micro_batches > 1 else 1  # the sum over micro-batches beside those of one
     flops = 3 * outcome.row_flops(c, spec, positions) * c.data.batch_size * c.training.steps
-    kept = _kept(spec, tokens, positions, c.objective.chunk)
-    peak = sum(leaf.bytes for leaf in leaves) + buffers * trains + kept
+    kept = _kept(spec, tokens, positions, c.objective.chunk) + _kept_of_texts(spec, each)
+    peak = _peak(leaves, c.optimizer.memory, kept) + buffers * trains
     return Estimate(flops, int(peak), (tokens, spec.width, spec.mlp_width, spec.dtype))
 
 
+def _peak(leaves: Sequence[Leaf], memory: str, kept: float) -> float:
+    """Bytes of the state and of what a forward pass keeps. The optimizer's state of the host is on the device for the update alone, when the
+    rest is gone."""
+    moved = sum(leaf.bytes for leaf in leaves if leaf.path.startswith("optimizer/")) if memory == "host" else 0
+    return sum(leaf.bytes for leaf in leaves) - moved + max(kept, moved)
+
+
 def _kept(spec: ModelSpec, tokens: int, positions: int, chunk: int) -> float:
-    """Bytes of what a forward pass of so many tokens keeps."""
+    """Bytes of what a forward pass of so many tokens keeps on the device."""
+    scored = spec.vocab_size if spec.head in ("lm", "masked_lm") else 1
+    logits = 2 * (min(chunk, tokens) if chunk else tokens) * scored * _FLOAT32
+    return _kept_of_blocks(spec, tokens, positions) + logits
+
+
+def _kept_of_texts(spec: ModelSpec, texts: int) -> float:
+    """Bytes of what a forward pass of so many texts keeps in the tower that they have beside images, whose blocks are never computed again."""
+    if not spec.text_layers:
+        return 0.0
+    from ptft_jax.model.texts import text_spec
+
+    own = dataclasses.replace(text_spec(spec), remat="none")
+    return _kept_of_blocks(own, texts * own.max_length, own.max_length)
+
+
+def _kept_of_blocks(spec: ModelSpec, tokens: int, positions: int) -> float:
     size = 2 if spec.dtype == "bfloat16" else _FLOAT32
     block = 8 * spec.width + (3 if spec.gated else 2) * spec.mlp_width
-    scores = 0 if spec.attention == "cudnn" else 2 * spec.heads * positions
-    each = {"none": block + scores, "dots": 5 * spec.width + spec.mlp_width, "full": spec.width}[spec.remat]
-    again = 0 if spec.remat == "none" else block + scores  # of the block that is computed again
-    logits = 2 * (min(chunk, tokens) if chunk else tokens) * max(spec.vocab_size, 1) * _FLOAT32
-    return size * tokens * (spec.layers * each + again) + logits
+    block += 0 if spec.attention == "cudnn" else 2 * spec.heads * positions  # scores
+    if spec.remat == "none":
+        return size * tokens * spec.layers * block
+    # Of products that go to the host only the block's own input is left.
+    least = 5 * spec.width + spec.mlp_width if spec.remat == "dots" else spec.width
+    some = min(spec.remat_layers or spec.layers, spec.layers)
+    again = block  # of the one that is computed again
+    return size * tokens * (some * least + (spec.layers - some) * block + again)
 
 
 def rate(summaries: Sequence[Mapping[str, Any]]) -> float | None:

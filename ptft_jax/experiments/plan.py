@@ -22,6 +22,8 @@ from ptft_jax.training import completion
 # What two runs have to have alike that one's time says something of the other's; their steps may differ.
 _ALIKE = ("model.", "data.length", "data.batch_size", "tune.method", "objective.name", "training.micro_batches")
 _SHOWN = 3  # changes
+# Of an optimizer, what neither a step's time nor its memory follows from.
+_RATES = ("learning_rate", "schedule", "warmup_steps", "end_ratio", "decay_fraction", "cut_frac", "ratio")
 _CARRIED = ("new", "rerun", "resume")  # actions of what is carried out
 
 
@@ -155,9 +157,12 @@ def _with(step: Step, one: estimates.Estimate | None, known: float | None, speed
 def _decides(section: configs.Section, rows: int) -> str:
     """What estimates of runs follow from, rates and seeds and data apart."""
     values = section.as_dict()
-    kept = {name: values[name] for name in ("model", "tune", "objective", "parallel", "training")}
+    kept = {name: values[name] for name in ("model", "tune", "objective", "parallel", "training", "tokenizer", "init")}
+    kept["init"] = {**values["init"], "from_": bool(section.init.from_)}
+    kept["tokenizer"] = {name: values["tokenizer"][name] for name in ("add", "new_rows")}
+    kept["optimizer"] = {name: value for name, value in values["optimizer"].items() if name not in _RATES}
     data = {name: values["data"][name] for name in ("length", "batch_size")}
-    return json.dumps([kept, data, values["optimizer"]["name"], bool(section.init.from_), rows], default=str)
+    return json.dumps([kept, data, rows], default=str)
 
 
 def ended(steps: Sequence[Step]) -> dict[str, dict[str, Any]]:

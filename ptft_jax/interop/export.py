@@ -18,6 +18,7 @@ import numpy as np
 from ptft_jax.adapters.base import is_added
 from ptft_jax.data import cache, class_names
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.builders.pictures import padding_of
 from ptft_jax.errors import UserError, listed
 from ptft_jax.interop import card, families, labels, layouts, mup, padding, tokenizer_files
 from ptft_jax.interop.archive import INDEX, PIXELS, WEIGHTS
@@ -92,22 +93,27 @@ class Exported:
             config = written
         if self.tokenizer is not None:
             config |= {"bos_token_id": self.tokenizer.bos_id, "eos_token_id": self._ends()}
-            config["pad_token_id"] = written.get("pad_token_id") or self.tokenizer.pad_id
+            config["pad_token_id"] = written.get("pad_token_id") or self._pads()
             if "text_config" in config:  # the vector of a text is read where it ends
-                if self.tokenizer.end_id == 2 and self.fields["text_causal"]:
-                    raise UserError(
-                        "--to=hf: the token that ends texts is number 2, where transformers' CLIP takes the largest token of a text for its end: "
-                        "there is no file that it would read as this model does"
-                    )
-                ends = {
-                    "bos_token_id": self.tokenizer.bos_id,
-                    "eos_token_id": self.tokenizer.end_id,
-                    "pad_token_id": self.tokenizer.end_id,
-                }
-                config["text_config"] = {**config["text_config"], **ends}
+                self._refuse_ends(self.tokenizer)
+                ends = {"bos_token_id": self.tokenizer.bos_id, "eos_token_id": self.tokenizer.end_id}
+                config["text_config"] = {**config["text_config"], **ends, "pad_token_id": self._pads()}
         if self._reads_last:
             config["pad_token_id"] = self._padding()
         return {**config, "dtype": dtype, "torch_dtype": dtype}
+
+    def _refuse_ends(self, tokenizer: tok.Tokenizer) -> None:
+        """Raises UserError where transformers' CLIP would look for the end of a text, which it knows by its number, at another place."""
+        if self.fields["text_causal"] and tokenizer.end_id == 2:
+            raise UserError(
+                "--to=hf: the token that ends texts is number 2, where transformers' CLIP takes the largest token of a text for its end: "
+                "there is no file that it would read as this model does"
+            )
+        if self.fields["text_causal"] and tokenizer.end_id in tokenizer.prefix_ids:
+            raise UserError(
+                f"--to=hf: {tokenizer.origin}: texts begin with the token that ends them, number {tokenizer.end_id}, where transformers' CLIP "
+                "takes the first of these for the end: there is no file that it would read as this model does"
+            )
 
     def preprocessing(self) -> dict[str, Any]:
         """preprocessor_config.json: how pixels become what a model of images reads."""
@@ -128,6 +134,17 @@ class Exported:
     @property
     def _reads_last(self) -> bool:
         return ModelSpec(**self.fields).reads_last
+
+    @property
+    def _reads_texts(self) -> bool:
+        """Whether texts have a tower of their own."""
+        return bool(self.fields["text_layers"])
+
+    def _pads(self) -> int | None:
+        """What the tokenizer pads with where no head reads the last token: for a tower of texts what that was trained with."""
+        if self.tokenizer is None:
+            return None
+        return padding_of(self.tokenizer, self.fields["text_causal"]) if self._reads_texts else self.tokenizer.pad_id
 
     def _padding(self) -> int | None:
         """What rows are padded with where the head reads the last token of a text."""
@@ -154,7 +171,7 @@ class Exported:
         ids = {
             "bos_token_id": self.tokenizer.bos_id,
             "eos_token_id": self._ends(),
-            "pad_token_id": self.tokenizer.pad_id,
+            "pad_token_id": self._pads(),
         }
         return {k: v for k, v in ids.items() if v is not None}
 
@@ -195,6 +212,11 @@ class Exported:
         """The tokenizer and its chat template as a Hugging Face folder has them; {} without one."""
         if self.tokenizer is None:
             return {}
+        if self._reads_texts:
+            files = tokenizer_files.written(self.tokenizer, self.fields["text_length"], self.template, self._pads())
+            return tokenizer_files.of_tower(
+                self.tokenizer, files, self.fields["text_length"], self.fields["text_causal"]
+            )
         pad = self._padding() if self._reads_last else None
         return tokenizer_files.written(self.tokenizer, self.fields["max_length"], self.template, pad)
 
@@ -218,13 +240,13 @@ def to_folder(
     _refuse_existing(out)
     if dtype not in DTYPES:
         raise UserError(f"--dtype={dtype}: a Hugging Face folder holds one of {', '.join(DTYPES)}")
-    files = exported.tokenizer_files()
+    files, config = exported.tokenizer_files(), exported.config(dtype)
     if exported.tokenizer is not None:
         tokenizer_files.refuse_other_class(exported.tokenizer, files, exported.family.model_type)
     temporary = cache.folder_beside(out)
     try:
         _save_shards(exported, temporary, dtype, shard_bytes)
-        _dump(temporary / "config.json", exported.config(dtype))
+        _dump(temporary / "config.json", config)
         if exported.fields["image_size"]:
             _dump(temporary / PIXELS, exported.preprocessing())
         if exported.generation():

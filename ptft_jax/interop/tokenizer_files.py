@@ -80,6 +80,32 @@ def written(tokenizer: tok.Tokenizer, max_length: int, template: str = "", pad: 
     return {**files, settings.CONFIG: json.dumps(config, indent=2, ensure_ascii=False).encode()}
 
 
+def of_tower(tokenizer: tok.Tokenizer, files: Mapping[str, bytes], length: int, causal: bool) -> dict[str, bytes]:
+    """The files for a tower of texts, of those that `written` gives: a text has its end behind it, as in training, and at most so many tokens.
+
+    Args:
+      causal: whether no token sees the padding. Else none is masked, and transformers gives the tower no mask.
+
+    Raises:
+      UserError: a kind without a tokenizer.json, in which nothing says what texts end with.
+    """
+    if tok.FILE not in files:
+        raise UserError(
+            f"{tokenizer.origin}: its kind has no {tok.FILE}, by which texts would end as they do in training"
+        )
+    whole, config = json.loads(files[tok.FILE]), json.loads(files[settings.CONFIG])
+    whole["post_processor"] = tokenizer_json.ended(tokenizer)
+    config = {key: value for key, value in config.items() if key not in ("add_bos_token", "add_eos_token")}
+    config["model_max_length"] = length
+    if not causal:
+        config["model_input_names"] = ["input_ids"]
+    made = {
+        tok.FILE: json.dumps(whole, ensure_ascii=False),
+        settings.CONFIG: json.dumps(config, indent=2, ensure_ascii=False),
+    }
+    return {**files, **{name: text.encode() for name, text in made.items()}}
+
+
 def _templates(tokenizer: tok.Tokenizer, files: dict[str, bytes], template: str) -> dict[str, Any]:
     """The chat templates as tokenizer_config.json has them; takes a file of one out of `files`."""
     default = portable(tokenizer, template) if template else tokenizer.chat_template

@@ -106,6 +106,26 @@ def around(
     return {"type": "TemplateProcessing", "single": marked(a), "pair": marked(a, b), "special_tokens": special}
 
 
+def ended(tokenizer: tok.Tokenizer) -> dict[str, Any]:
+    """The post-processor that puts around a text what captions have: `prefix_ids`, and `end_id`. Raises UserError for such that are no
+    control tokens, which a text could spell."""
+    named = _texts(tokenizer)
+    if missing := {*tokenizer.prefix_ids, tokenizer.end_id} - {*named}:
+        raise UserError(f"{tokenizer.origin}: token {min(missing)}, which is put around texts, is no control token")
+
+    def mark(i: int) -> dict[str, Any]:
+        return {"SpecialToken": {"id": named[i], "type_id": 0}}
+
+    def marked(name: str) -> list[dict[str, Any]]:
+        before = [mark(i) for i in tokenizer.prefix_ids]
+        return [*before, {"Sequence": {"id": name, "type_id": 0}}, mark(tokenizer.end_id)]
+
+    used = dict.fromkeys((*tokenizer.prefix_ids, tokenizer.end_id))
+    special = {named[i]: {"id": named[i], "ids": [i], "tokens": [named[i]]} for i in used}
+    pair = [*marked("A"), *marked("B")]
+    return {"type": "TemplateProcessing", "single": marked("A"), "pair": pair, "special_tokens": special}
+
+
 def whole(model: Mapping[str, Any], added: Iterable[dict[str, Any]], post: dict[str, Any] | None) -> dict[str, Any]:
     """The file: parts as of `spaced` with the "model", added tokens, and the post-processor."""
     head = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": list(added)}

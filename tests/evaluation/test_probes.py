@@ -9,7 +9,7 @@ import pytest
 from ptft_jax import config as configs
 from ptft_jax.data.pictures import settled
 from ptft_jax.errors import UserError
-from ptft_jax.evaluation import probes
+from ptft_jax.evaluation import probes, zero_shot
 from ptft_jax.model import spec as specs
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.transformer import Transformer
@@ -81,6 +81,21 @@ def test_images_of_fewer_are_among_those_of_more():
         assert (np.bincount(classes[chosen]) == count).all()
     assert (order < 2).sum() == 6 and not ((order < 1) & ~(order < 2)).any()
     assert (probes._order(classes, (), (5,), 1, "x") != order).any()
+
+
+def test_prompts_are_padded_as_captions_are():
+    """By a stand-in whose vectors are the token behind a text, and the one that ends it."""
+    tokenizer = types.SimpleNamespace(
+        pad_id=3, end_id=4, prefix_ids=(), encode_all=lambda texts, special: [[1]] * len(texts)
+    )
+    for causal, behind in ((False, 3), (True, 4)):
+        spec = types.SimpleNamespace(text_length=5, text_causal=causal)
+        model = types.SimpleNamespace(
+            spec=spec, texts=lambda params, captions, ends: captions[:, 1:3].astype("float32")
+        )
+        one = types.SimpleNamespace(tokenizer=tokenizer, model=model, params={})
+        found = zero_shot._of_classes(one, ("x",), ("{}",))
+        np.testing.assert_allclose(found, np.asarray([[4, behind]]) / np.hypot(4, behind), rtol=1e-6)
 
 
 def test_what_is_refused(arrays, tmp_path, cache):

@@ -14,17 +14,20 @@ from ptft_jax import config as configs
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import behavior
-from ptft_jax.experiments import data_places, identity, launch, plan, scheduler, work
+from ptft_jax.experiments import data_places, estimates, identity, launch, plan, scheduler, work
 from ptft_jax.experiments.axes import grid
 from ptft_jax.experiments.executors.base import Outcome, Task
 from ptft_jax.experiments.graph import with_changes
 from ptft_jax.experiments.nodes import Graph, config_of
 from ptft_jax.experiments.store import Kept, Store
+from ptft_jax.model import presets
+from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
+from ptft_jax.parallel.leaves import Leaf
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import loading, meant
 from ptft_jax.runs.workdir import Workdir
-from ptft_jax.training import assembly
+from ptft_jax.training import assembly, completion
 from tests.helpers import SPEC, quiet_train, tiny_config
 
 
@@ -517,3 +520,62 @@ def test_time_and_memory_before_any_run_was_finished(source, tmp_path, cache):
     assert after["base"].seconds == pytest.approx(3 * per_token * tokens / ((4e6 + 2e6) / 4.0), rel=0.05)
     assert after["measured"].seconds == 1.0 and after["base"].source == "other runs"
     assert [plan.table([after[name]])[0]["by"] for name in ("base", "measured")] == ["other runs", "runs like it"]
+
+
+def test_memory_by_hand():
+    """Of 32 tokens of texts of 8: a block of width 16 has per token 8 * 16 + 2 * 64 + 2 * 2 * 8 = 288 numbers of four bytes, its input 16."""
+    for changes, numbers in (
+        ({}, 4 * 288),
+        ({"remat": "full"}, 4 * 16 + 288),
+        ({"remat": "offload"}, 4 * 16 + 288),  # what it keeps beside is with the host
+        ({"remat": "dots"}, 4 * (5 * 16 + 64) + 288),
+        ({"remat": "full", "remat_layers": 1}, 16 + 3 * 288 + 288),
+    ):
+        spec = ModelSpec(
+            vocab_size=10, max_length=8, layers=4, width=16, heads=2, mlp_width=64, head="classes", **changes
+        ).resolved
+        found = estimates._kept(spec, 32, 8, 0)
+        assert found == 4 * 32 * numbers + 2 * 32 * 4, changes  # and one score
+    leaves = [Leaf(path, (), "", (), size, False) for path, size in (("trainable/a", 5), ("optimizer/a", 10))]
+    assert [estimates._peak(leaves, memory, 20) for memory in ("device", "host")] == [35, 25]
+    assert estimates._peak(leaves, "host", 1) == 15  # on the device for the update
+
+
+def test_memory_of_points_that_differ_in_what_decides_it(source):
+    """Of a mesh with parts of positions as much as of one with parts of rows, which have as many tokens; of moments in 8 bits less."""
+    points = {
+        "rows": dict(parallel__replica=8),
+        "positions": dict(parallel__replica=4, parallel__context=2),
+        "faster": dict(parallel__replica=8, optimizer__learning_rate=0.5),
+        "8bit": dict(parallel__replica=8, optimizer__moments="8bit"),
+    }
+    sections = {}
+    for name, changes in points.items():
+        made = config(source, **changes)
+        made.model.update(layers=1, width=64, heads=2, max_length=16)
+        made.data.batch_size = 8
+        sections[name] = completion.resolve(made)[0]
+    assert plan._decides(sections["rows"], 257) == plan._decides(sections["faster"], 257)
+    peaks = {name: estimates.of(sections[name], 257).peak_bytes for name in ("rows", "positions", "8bit")}
+    assert peaks["rows"] == peaks["positions"] > peaks["8bit"]
+    assert len({plan._decides(section, 257) for section in sections.values()}) == 3
+    with_tokens = [config(source, tokenizer__add=("[A]",), tokenizer__new_rows=rows) for rows in ("mean", "normal")]
+    assert len({plan._decides(configs.check(made, complete=False), 258) for made in with_tokens}) == 2
+
+
+def test_memory_of_texts_beside_images():
+    """One more block of width 16 has 4 * (16 * 16 + 16) + 2 * 16 * 64 + 64 + 16 + 4 * 16 = 3280 parameters, each with its gradient and two
+    moments; and keeps of 2 texts of 12 tokens on each of 8 devices 8 * 16 + 2 * 64 + 2 * 2 * 12 numbers per token."""
+    peaks = []
+    for layers in (1, 2):
+        made = configs.default()
+        made.model.update(
+            presets.family("clip")
+            | dict(layers=1, width=16, heads=2, mlp_width=32, image_size=8, patch_size=4, channels=1)
+        )
+        made.model.update(max_length=5, vector_width=8, text_layers=layers, text_width=16, text_heads=2, text_length=12)
+        made.objective.name, made.data.source, made.data.batch_size = "clip", "images:letters", 16
+        section = completion.resolve(made)[0]
+        assert estimates.vocabulary(section, None) == 257
+        peaks.append(estimates.of(section, 257).peak_bytes)
+    assert peaks[1] - peaks[0] == 4 * 4 * 3280 + 4 * 24 * (128 + 128 + 48)

@@ -7,6 +7,7 @@ import jax
 
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.interop import export, families
+from ptft_jax.model import presets
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
 
@@ -46,3 +47,18 @@ def edit(path, **fields):
     """Changes fields of a JSON file."""
     values = json.loads(path.read_text())
     path.write_text(json.dumps({**values, **fields}))
+
+
+_TOWERS = dict(
+    vocab_size=259, layers=1, width=16, heads=2, mlp_width=32, image_size=8, patch_size=4, channels=3, text_layers=2, text_width=16, text_heads=2,
+    text_mlp_width=32, text_length=12,
+)  # fmt: skip
+CLIP = presets.family("clip") | _TOWERS | dict(max_length=5, vector_width=8)
+SIGLIP = presets.family("siglip") | _TOWERS | dict(max_length=4)
+
+
+def bytes_with(**config):
+    """A byte tokenizer with the tokens "<s>" (257) and "<pad>" (258), and what its tokenizer_config.json says."""
+    files = tok.with_tokens(tok.ByteTokenizer(), ["<s>", "<pad>"]).files()
+    config = {**json.loads(files.get("tokenizer_config.json", b"{}")), **config}
+    return tok.from_files({**files, "tokenizer_config.json": json.dumps(config).encode()}, "bytes")

@@ -190,6 +190,36 @@ def test_the_normalization_of_pixels_goes_along(tmp_path):
     assert found.config.data.images.size == 16 and found.config.data.length == 5
 
 
+@pytest.mark.parametrize("fields", [small.CLIP, small.SIGLIP], ids=["clip", "siglip"])
+def test_texts_beside_images_are_written_as_captions_are(fields):
+    """With the end behind them, padded as in training, and as many tokens as the tower reads; read by the library of the file alone."""
+    import tokenizers
+
+    causal = fields is small.CLIP
+    for config, before, pad in (
+        ({}, [], 256),
+        ({"pad_token": "<pad>"}, [], 256 if causal else 258),
+        ({"bos_token": "<s>", "add_bos_token": True, "model_max_length": 99}, [257], 256),
+    ):
+        written = exported(fields, tokenizer=small.bytes_with(**config))
+        files = written.tokenizer_files()
+        read = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
+        assert read.encode("ab").ids == [*before, 97, 98, 256]
+        settings, of_model = json.loads(files["tokenizer_config.json"]), written.config("float32")
+        assert settings["model_max_length"] == 12 and read.token_to_id(settings["pad_token"]) == pad
+        assert of_model["pad_token_id"] == of_model["text_config"]["pad_token_id"] == pad
+        assert of_model["text_config"]["eos_token_id"] == 256
+        assert settings["model_input_names"] == (["input_ids", "attention_mask"] if causal else ["input_ids"])
+
+
+def test_texts_that_begin_with_their_end_are_no_clip(tmp_path):
+    tokenizer = small.bytes_with(bos_token="<|endoftext|>", add_bos_token=True)
+    with pytest.raises(UserError, match="texts begin with the token that ends them, number 256"):
+        export.to_folder(exported(small.CLIP, tokenizer=tokenizer), tmp_path / "out", dtype="float32")
+    assert not list(tmp_path.iterdir())
+    assert exported(small.SIGLIP, tokenizer=tokenizer).config("float32")  # which reads the last position
+
+
 @pytest.mark.heavy
 def test_a_model_of_images_needs_no_tokenizer(tmp_path):
     from ptft_jax.verbs import export as verb

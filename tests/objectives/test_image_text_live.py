@@ -84,6 +84,33 @@ def test_scores_loss_and_gradients(name, tmp_path):
     np.testing.assert_allclose(back.logits_per_image, out.logits_per_image.detach(), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_vectors_of_texts_by_the_tokenizer_beside_it(name, tmp_path):
+    """Of a tokenizer of bytes whose padding is another token than the end: transformers' own reading of texts gives ours."""
+    from ptft_jax.data.builders.pictures import padded, padding_of
+    from ptft_jax.interop import export
+    from ptft_jax.model.spec import ModelSpec
+    from ptft_jax.model.transformer import Transformer
+    from tests.interop import small
+
+    fields = {"CLIP": small.CLIP, "Siglip": small.SIGLIP}[name]
+    tokenizer = small.bytes_with(bos_token="<s>", add_bos_token=True, pad_token="<pad>")
+    export.to_folder(export.Exported(small.params_of(fields), fields, tokenizer, []), tmp_path / "x", dtype="float32")
+    texts = ["a cat", "ab", "of ten let"]
+    read = transformers.AutoTokenizer.from_pretrained(tmp_path / "x")
+    found = read(texts, padding="max_length", truncation=True, return_tensors="pt")
+    model = getattr(transformers, f"{name}Model").from_pretrained(tmp_path / "x").eval()
+    with torch.no_grad():
+        vectors = model.get_text_features(**found)
+    pad = padding_of(tokenizer, name == "CLIP")
+    rows = [padded(np.asarray([257, *text.encode(), 256], np.int32), 12, pad) for text in texts]
+    captions, ends = (np.stack(part) for part in zip(*rows))
+    np.testing.assert_array_equal(found["input_ids"].numpy(), captions)
+    assert pad == {"CLIP": 256, "Siglip": 258}[name]
+    ours = Transformer(ModelSpec(**families.canonical(fields))).texts(small.params_of(fields), captions, ends)
+    np.testing.assert_allclose(ours, getattr(vectors, "pooler_output", vectors).numpy(), atol=2e-5)
+
+
 def _vectors(model, batch):
     with torch.no_grad():
         found = model.get_text_features(input_ids=torch.from_numpy(batch["captions"].astype(np.int64)))

@@ -28,7 +28,7 @@ def for_model(objective: Any, tokenizer: Tokenizer, model: Any, data: Any) -> Bu
     """
     if model.image_size:
         spec = objective.tables.objectives[objective.name]
-        return located(spec.pictures).of_images(objective, model, data)
+        return located(spec.pictures).of_images(objective, model, data).with_texts(tokenizer, model)
     builder = build(objective, tokenizer, model.causal)
     if not data.neighbors.index:
         return builder

@@ -11,6 +11,7 @@ import numpy as np
 from ptft_jax.data.builders.base import Builder, Piece
 from ptft_jax.data.pictures import augment
 from ptft_jax.data.pictures.augment import Augment
+from ptft_jax.data.tokenizers import Tokenizer
 
 Labelled = tuple[np.ndarray, int]  # an image uint8 [size, size, channels], and its class
 
@@ -45,6 +46,11 @@ class Pictures(Builder):
         return cls(
             model.image_size, data.images.size, model.channels, model.max_length, augment.of(data.augment, cls.labelled)
         )
+
+    def with_texts(self, tokenizer: Tokenizer, model: Any) -> Self:
+        """The builder for a model (as of `of_images`) whose texts have a tokenizer; itself where rows have none."""
+        del tokenizer, model
+        return self
 
     @property
     def plain(self) -> Self:
@@ -137,19 +143,24 @@ class MaskedPictures(Pictures):
 
 @dataclasses.dataclass(frozen=True)
 class CaptionedPictures(Pictures):
-    """Rows with a caption: captions int32 [text_length], padded with the token that ends it, and `ends`, int32 [], where that is.
+    """Rows with a caption: captions int32 [text_length], padded behind the token that ends it, and `ends`, int32 [], where that is.
 
     Attributes:
       text_length: the longest caption, in tokens, with its ends.
+      padding: the token behind its end; None = that which ends it.
     """
 
     text_length: int = 32
+    padding: int | None = None
 
     kinds: ClassVar[tuple[str, ...]] = ("captioned-images",)
 
     @classmethod
     def of_images(cls, objective: Any, model: Any, data: Any) -> Self:
         return dataclasses.replace(super().of_images(objective, model, data), text_length=model.text_length)
+
+    def with_texts(self, tokenizer: Tokenizer, model: Any) -> Self:
+        return dataclasses.replace(self, padding=padding_of(tokenizer, model.text_causal))
 
     @property
     def least(self) -> int:
@@ -164,12 +175,19 @@ class CaptionedPictures(Pictures):
         return super().parted(ids[: self.values], label)[0], ids[self.values :].copy().view("<i4")
 
     def row(self, one: Any, rng: np.random.Generator, draw: Callable[[np.random.Generator], Any]) -> Piece:
-        captions, ends = padded(one[1], self.text_length)
+        captions, ends = padded(one[1], self.text_length, self.padding)
         return {**super().row(one, rng, draw), "captions": captions, "ends": ends}
 
 
-def padded(caption: np.ndarray, length: int) -> tuple[np.ndarray, np.int32]:
-    """A caption with its ends, int32 [n], as a tower for texts reads it: int32 [length], padded with its last token; and where that is."""
-    found = np.full(length, caption[-1], np.int32)
+def padding_of(tokenizer: Tokenizer, causal: bool) -> int:
+    """What is behind the end of a text that a tower reads. One that is not causal sees it, so that its vectors are those of the weights
+    it was imported with only where it is the tokenizer's own, as transformers pads; a causal one does not: its end again."""
+    return tokenizer.end_id if causal or tokenizer.pad_id is None else tokenizer.pad_id
+
+
+def padded(caption: np.ndarray, length: int, padding: int | None = None) -> tuple[np.ndarray, np.int32]:
+    """A caption with its ends, int32 [n], as a tower for texts reads it: int32 [length], padded by `padding` (`padding_of`; None = its last
+    token); and where its last token is."""
+    found = np.full(length, caption[-1] if padding is None else padding, np.int32)
     found[: len(caption)] = caption
     return found, np.int32(len(caption) - 1)

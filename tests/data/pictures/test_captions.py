@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from ptft_jax import config as configs
-from ptft_jax.data import filling, records, source_splits
+from ptft_jax.data import builders, filling, records, source_splits
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders.pictures import CaptionedPictures
 from ptft_jax.data.pictures import letters
 from ptft_jax.errors import UserError
+from ptft_jax.model import presets
 from ptft_jax.pairing import check_kind
 
 SIZE, LENGTH = 4, 12
@@ -68,6 +69,25 @@ def test_captions_that_are_too_long(tmp_path, cache):
     assert read(listed(tmp_path / "y", ["d" * 11] * 40)).plan.report.rows  # just fits
     with pytest.raises(UserError, match="config.data.overlong = 'drop': of captions 'raise' or 'truncate'"):
         read(source, overlong="drop")
+
+
+@pytest.mark.parametrize("causal,named,padding", [(False, True, 257), (False, False, 256), (True, True, 256)])
+def test_towers_that_see_padding_have_the_tokenizers_own(causal, named, padding, tmp_path, cache):
+    files = tok.with_tokens(tok.ByteTokenizer(), ["<pad>"]).files()
+    config = json.loads(files["tokenizer_config.json"]) | ({"pad_token": "<pad>"} if named else {})
+    tokenizer = tok.from_files({**files, "tokenizer_config.json": json.dumps(config).encode()}, "x")
+    values = configs.default().to_dict()
+    values["model"] |= presets.family("clip") | dict(
+        image_size=SIZE, channels=1, max_length=5, text_length=LENGTH, text_causal=causal
+    )
+    values["objective"]["name"] = "clip" if causal else "siglip"
+    values["model"]["pair_bias"] = not causal
+    section, data = configs.check(values, complete=False), data_of()
+    builder = builders.for_model(section.objective, tokenizer, section.model, data)
+    tokens = source_splits.tokenized(data, listed(tmp_path / "x", ["ab"] * 40), "train", tokenizer, KINDS)
+    rows = filling.filled(data, tokens, builder, partial=True).rows
+    batch = rows.batch(np.arange(1), [(0, 0)])
+    assert batch["captions"].tolist() == [[97, 98, 256, *[padding] * (LENGTH - 3)]] and batch["ends"].tolist() == [2]
 
 
 def test_captions_that_are_none(tmp_path, cache):
