@@ -173,6 +173,8 @@ class PmapProgram:
         self._copied = NamedSharding(mesh, PartitionSpec())
         self._devices = list(mesh.devices.flat)
         self._stacked = NamedSharding(Mesh(np.asarray(self._devices), ("rows",)), PartitionSpec("rows"))
+        # One program: of one per leaf, with sums over devices each, many would wait for threads that hold one another up.
+        self._first = jax.jit(lambda tree: jax.tree.map(lambda x: x[0], tree), out_shardings=self._copied)
         self._phases = _Phases(
             step,
             later,
@@ -213,7 +215,7 @@ class PmapProgram:
         self._phases.check(state, rows, compiled=False)
 
     def whole(self, state: Any) -> Any:
-        return jax.tree.map(lambda x: x[0], state)
+        return self._first(state)
 
     def spread(self, state: Any) -> Any:
         def copies(x: jax.Array) -> jax.Array:
