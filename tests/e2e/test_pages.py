@@ -55,7 +55,10 @@ def test_launching(tmp_path):
 
 
 def test_images(tmp_path):
-    [printed] = carry_out("images", tmp_path)
+    printed, paired = carry_out("images", tmp_path)
+    by_name = json.loads(paired[paired.rindex("{\n") :])
+    assert by_name["examples"] > 100 and 0 <= by_name["probe/prompts"] <= 1
+    assert "validation/text_recall_1" in summary(tmp_path, "pairs")["after"]
     found, _ = json.JSONDecoder().raw_decode(printed[printed.index("\n{\n") + 1 :])
     told = json.loads(printed[printed.rindex("\n{\n") :])
     assert told["pooling"] == "mean" and told["learned_from"] > 1000 and told["probe/ridge/all"] > 0.8
