@@ -192,7 +192,8 @@ def test_tools(tmp_path):
 
 
 def test_scaling(tmp_path):
-    blocks = BLOCK.findall((ROOT / "docs/scaling.md").read_text())
+    found = BLOCK.findall((ROOT / "docs/scaling.md").read_text())
+    blocks = [block for block in found if block[0] != "text"]  # one of a pod, which takes long
     printed = [_run_block(language, f"exec 2>&1\n{text}", tmp_path, XLA_FLAGS=HURRY) for language, text in blocks]
     meshed, searched, tuned = printed
     assert "replica 2 x fsdp 4" in meshed and "all-gather" in meshed
