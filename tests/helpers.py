@@ -73,7 +73,7 @@ class Trained:
     partition: Partition
     terms: list[dict[str, float]]  # of `regularization` and `balance`, a step
 
-    def is_that_of(self, other):
+    def assert_equal_to(self, other):
         """Asserts that losses, gradients and evaluations are those of another, but for the order of sums."""
         np.testing.assert_allclose(self.losses, other.losses, atol=ROUNDING, rtol=0)
         np.testing.assert_allclose(self.grad_norms, other.grad_norms, rtol=1e-5)

@@ -20,7 +20,7 @@ from ptft_jax.data import cache, class_names
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders.pictures import padding_of
 from ptft_jax.errors import UserError, listed
-from ptft_jax.interop import card, families, labels, layouts, mup, padding, tokenizer_files
+from ptft_jax.interop import card, families, image_text, labels, layouts, mup, padding, tokenizer_files
 from ptft_jax.interop.archive import INDEX, PIXELS, WEIGHTS
 from ptft_jax.interop.config_reader import Fields
 from ptft_jax.interop.names import Model, groups
@@ -95,25 +95,12 @@ class Exported:
             config |= {"bos_token_id": self.tokenizer.bos_id, "eos_token_id": self._ends()}
             config["pad_token_id"] = written.get("pad_token_id") or self._pads()
             if "text_config" in config:  # the vector of a text is read where it ends
-                self._refuse_ends(self.tokenizer)
+                image_text.refuse_ends(self.fields, self.tokenizer)
                 ends = {"bos_token_id": self.tokenizer.bos_id, "eos_token_id": self.tokenizer.end_id}
                 config["text_config"] = {**config["text_config"], **ends, "pad_token_id": self._pads()}
         if self._reads_last:
             config["pad_token_id"] = self._padding()
         return {**config, "dtype": dtype, "torch_dtype": dtype}
-
-    def _refuse_ends(self, tokenizer: tok.Tokenizer) -> None:
-        """Raises UserError where transformers' CLIP would look for the end of a text, which it knows by its number, at another place."""
-        if self.fields["text_causal"] and tokenizer.end_id == 2:
-            raise UserError(
-                "--to=hf: the token that ends texts is number 2, where transformers' CLIP takes the largest token of a text for its end: "
-                "there is no file that it would read as this model does"
-            )
-        if self.fields["text_causal"] and tokenizer.end_id in tokenizer.prefix_ids:
-            raise UserError(
-                f"--to=hf: {tokenizer.origin}: texts begin with the token that ends them, number {tokenizer.end_id}, where transformers' CLIP "
-                "takes the first of these for the end: there is no file that it would read as this model does"
-            )
 
     def preprocessing(self) -> dict[str, Any]:
         """preprocessor_config.json: how pixels become what a model of images reads."""

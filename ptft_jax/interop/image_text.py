@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from ptft_jax.data.tokenizers import Tokenizer
 from ptft_jax.errors import UserError
 from ptft_jax.interop.config_reader import Fields, check, sizes, write_sizes
 from ptft_jax.interop.image_towers import ClipVision, SiglipVision, architecture
@@ -119,3 +120,17 @@ class Siglip(Clip):
             Tensor(f"{ours}/scale", "logit_scale"),
             Tensor(f"{ours}/bias", "logit_bias"),
         ]
+
+
+def refuse_ends(fields: Model, tokenizer: Tokenizer) -> None:
+    """Raises UserError where transformers' CLIP would look for the end of a text, which it knows by its number, at another place."""
+    if fields["text_causal"] and tokenizer.end_id == 2:
+        raise UserError(
+            "--to=hf: the token that ends texts is number 2, where transformers' CLIP takes the largest token of a text for its end: "
+            "there is no file that it would read as this model does"
+        )
+    if fields["text_causal"] and tokenizer.end_id in tokenizer.prefix_ids:
+        raise UserError(
+            f"--to=hf: {tokenizer.origin}: texts begin with the token that ends them, number {tokenizer.end_id}, where transformers' CLIP "
+            "takes the first of these for the end: there is no file that it would read as this model does"
+        )

@@ -282,17 +282,17 @@ def _blocked_forward(
 ) -> tuple[jax.Array, _Kept]:
     b, t, n, h = q_BTNH.shape
     s, kv = k_BSKH.shape[1:3]
-    q = _by_heads(q_BTNH * scale, kv)
+    q = by_heads(q_BTNH * scale, kv)
     k, v = (x.transpose(0, 2, 1, 3) for x in (k_BSKH, v_BSKH))  # [B, K, S, H]
     outs, kept = [], []
     for queries, keys in _blocks(t, s, seen):
         own_k, own_v = (x[:, :, keys.start : keys.stop] for x in (k, v))
-        scores = soft_cap(_product("bkmh,bksh->bkms", _rows(q, queries), own_k), cap)
-        scores = _where(seen.allowed(queries, keys), scores, FLOOR)
+        scores = soft_cap(product("bkmh,bksh->bkms", _rows(q, queries), own_k), cap)
+        scores = where(seen.allowed(queries, keys), scores, FLOOR)
         weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
         total = jnp.sum(weights, axis=-1, keepdims=True)
         # Divided after the product, which has fewer numbers.
-        out = (_product("bkms,bksh->bkmh", weights.astype(v.dtype), own_v) / total).astype(v.dtype)
+        out = (product("bkms,bksh->bkmh", weights.astype(v.dtype), own_v) / total).astype(v.dtype)
         outs.append(out.reshape(b, kv, n // kv, queries.size, h))
         kept.append((weights, total))
     out = jnp.concatenate(outs, 3).transpose(0, 3, 1, 2, 4).reshape(b, t, n, h)
@@ -305,23 +305,23 @@ def _blocked_backward(
     q, k, v, seen, kept_weights, out = kept
     b, kv, groups, t, h = q.shape
     s, wide = k.shape[2], jnp.float32
-    slope = _by_heads(slope_BTNH, kv)
+    slope = by_heads(slope_BTNH, kv)
     # What the softmax takes from every slope of a row of scores: their mean under its weights.
-    mean = _by_heads(jnp.sum(slope_BTNH.astype(wide) * out.astype(wide), axis=-1, keepdims=True), kv)
+    mean = by_heads(jnp.sum(slope_BTNH.astype(wide) * out.astype(wide), axis=-1, keepdims=True), kv)
     of_q, of_k, of_v = [], jnp.zeros((b, kv, h, s), wide), jnp.zeros((b, kv, h, s), wide)
     for (queries, keys), (weights, total) in zip(_blocks(t, s, seen), kept_weights):
         own_k, own_v = (x[:, :, keys.start : keys.stop] for x in (k, v))
         own_q, own = _rows(q, queries), _rows(slope, queries) / total
-        scores = weights * (_product("bkmh,bksh->bkms", own.astype(v.dtype), own_v) - _rows(mean, queries) / total)
+        scores = weights * (product("bkmh,bksh->bkms", own.astype(v.dtype), own_v) - _rows(mean, queries) / total)
         if cap:
-            scores = scores * (1 - jnp.square(jnp.tanh(_product("bkmh,bksh->bkms", own_q, own_k) / cap)))
+            scores = scores * (1 - jnp.square(jnp.tanh(product("bkmh,bksh->bkms", own_q, own_k) / cap)))
         if not seen.plain_triangle:  # a query that sees nothing gives no slope to what it does not see
-            scores = _where(seen.allowed(queries, keys), scores, 0.0)
+            scores = where(seen.allowed(queries, keys), scores, 0.0)
         scores = scores.astype(q.dtype)
         of_q.append(jnp.einsum("bkms,bksh->bkmh", scores, own_k).reshape(b, kv, groups, queries.size, h))
         place = ((0, 0), (0, 0), (0, 0), (keys.start, s - keys.stop))
-        of_k = of_k + jnp.pad(_product("bkmh,bkms->bkhs", own_q, scores), place)
-        of_v = of_v + jnp.pad(_product("bkmh,bkms->bkhs", own.astype(v.dtype), weights.astype(v.dtype)), place)
+        of_k = of_k + jnp.pad(product("bkmh,bkms->bkhs", own_q, scores), place)
+        of_v = of_v + jnp.pad(product("bkmh,bkms->bkhs", own.astype(v.dtype), weights.astype(v.dtype)), place)
     of_q_BTNH = jnp.concatenate(of_q, 3).transpose(0, 3, 1, 2, 4).reshape(b, t, kv * groups, h) * scale
     of_k, of_v = (x.transpose(0, 3, 1, 2).astype(k.dtype) for x in (of_k, of_v))
     return of_q_BTNH, of_k, of_v, None
@@ -330,18 +330,19 @@ def _blocked_backward(
 _blocked.defvjp(_blocked_forward, _blocked_backward)
 
 
-def _where(allowed: jax.Array, scores: jax.Array, other: float) -> jax.Array:
+def where(allowed: jax.Array, scores: jax.Array, other: float) -> jax.Array:
     """Scores [B, K, G * queries, keys] where the mask [1 or B, queries, keys] is True."""
     b, k, _, keys = scores.shape
     apart = scores.reshape(b, k, -1, allowed.shape[1], keys)
     return jnp.where(allowed[:, None, None], apart, other).reshape(scores.shape)
 
 
-def _product(formula: str, *operands: jax.Array) -> jax.Array:
+def product(formula: str, *operands: jax.Array) -> jax.Array:
+    """`jnp.einsum` with sums in float32, which is what comes out."""
     return jnp.einsum(formula, *operands, preferred_element_type=jnp.float32)
 
 
-def _by_heads(x_BTNH: jax.Array, kv: int) -> jax.Array:
+def by_heads(x_BTNH: jax.Array, kv: int) -> jax.Array:
     """[B, K, G, T, H]"""
     b, t, n, h = x_BTNH.shape
     return x_BTNH.reshape(b, t, kv, n // kv, h).transpose(0, 2, 3, 1, 4)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ptft_jax.model.dot_product import FLOOR, Seen, Span
+from ptft_jax.model.dot_product import FLOOR, Seen, Span, by_heads, product, where
 from ptft_jax.model.layers import soft_cap
 from ptft_jax.model.layout import CONTEXT
 
@@ -60,8 +60,7 @@ def ring(
 def _forward(
     parts: int, scale: float, cap: float, q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, seen: Seen
 ) -> tuple[jax.Array, _Kept]:
-    b, t, n, h = q_BTNH.shape
-    kv = k_BTKH.shape[2]
+    t, kv = q_BTNH.shape[1], k_BTKH.shape[2]
     q = _grouped(q_BTNH * scale, kv)
     rule = _Rule(parts, t, cap, seen)
 
@@ -72,7 +71,7 @@ def _forward(
             top = jnp.maximum(met.top, jnp.max(scores, axis=-1, keepdims=True))
             weights, before = jnp.exp(scores - top), jnp.exp(met.top - top)
             total = met.total * before + jnp.sum(weights, axis=-1, keepdims=True)
-            out = met.out * before + _product("bkqs,bksh->bkqh", weights.astype(v.dtype), v)
+            out = met.out * before + product("bkqs,bksh->bkqh", weights.astype(v.dtype), v)
             return _Met(top, total, out), None
 
         return _over_chunks(chunk, met, *block)[0]
@@ -86,16 +85,14 @@ def _forward(
 
     (met, block), _ = jax.lax.scan(step, (met, block), jnp.arange(rule.steps - 1))
     met = rule.where_near(meet, jnp.asarray(rule.steps - 1), met, block)
-    out = (met.out / met.total).astype(v_BTKH.dtype).reshape(b, kv, n // kv, t, h)
-    out_BTNH = out.transpose(0, 3, 1, 2, 4).reshape(b, t, n, h)
+    out_BTNH = _apart((met.out / met.total).astype(v_BTKH.dtype), t)
     return out_BTNH, _Kept(q_BTNH, k_BTKH, v_BTKH, seen, out_BTNH, met.top + jnp.log(met.total))
 
 
 def _backward(
     parts: int, scale: float, cap: float, kept: _Kept, slope_BTNH: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
-    b, t, n, h = kept.q.shape
-    kv, dtype = kept.k.shape[2], kept.q.dtype
+    t, kv, dtype = kept.q.shape[1], kept.k.shape[2], kept.q.dtype
     q, slope = _grouped(kept.q * scale, kv), _grouped(slope_BTNH, kv)
     rule = _Rule(parts, t, cap, kept.seen)
     # What the softmax takes from every slope of a row of scores: their mean under its weights.
@@ -107,11 +104,11 @@ def _backward(
         def chunk(of_q: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
             first, k, v = part
             scores, allowed, bent = rule.scores(q, k, owner, first)
-            weights = jnp.where(allowed, jnp.exp(scores - kept.log_z), 0.0)
-            made = weights * (_product("bkqh,bksh->bkqs", slope.astype(v.dtype), v) - mean) * bent
+            weights = where(allowed, jnp.exp(scores - kept.log_z), 0.0)
+            made = weights * (product("bkqh,bksh->bkqs", slope.astype(v.dtype), v) - mean) * bent
             made = made.astype(dtype)
-            of_v = _product("bkqs,bkqh->bksh", weights.astype(v.dtype), slope.astype(v.dtype))
-            return of_q + _product("bkqs,bksh->bkqh", made, k), (_product("bkqs,bkqh->bksh", made, q), of_v)
+            of_v = product("bkqs,bkqh->bksh", weights.astype(v.dtype), slope.astype(v.dtype))
+            return of_q + product("bkqs,bksh->bkqh", made, k), (product("bkqs,bkqh->bksh", made, q), of_v)
 
         of_q, (more_k, more_v) = _over_chunks(chunk, of_q, *block)
         return of_q, of_k + more_k, of_v + more_v
@@ -127,7 +124,7 @@ def _backward(
     (carry, block), _ = jax.lax.scan(step, (zeros, block), jnp.arange(rule.steps - 1))
     of_q, *of_block = rule.where_near(meet, jnp.asarray(rule.steps - 1), carry, block)
     of_k, of_v = _handed_on(parts, of_block, 1 - rule.steps)
-    of_q_BTNH = of_q.reshape(b, kv, n // kv, t, h).transpose(0, 3, 1, 2, 4).reshape(b, t, n, h) * scale
+    of_q_BTNH = _apart(of_q, t) * scale
     of_k, of_v = (x.transpose(0, 2, 1, 3).astype(kept.k.dtype) for x in (of_k, of_v))
     return of_q_BTNH.astype(dtype), of_k, of_v, None
 
@@ -167,13 +164,11 @@ class _Rule:
         self, q: jax.Array, k: jax.Array, owner: jax.Array, first: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array | float]:
         """Of queries [B, K, Q, H] and some keys [B, K, S, H], from number `first` of a part on: the scores float32 [B, K, Q, S], FLOOR where
-        they are not seen; which are; and the slope of the soft cap."""
-        raw = soft_cap(_product("bkqh,bksh->bkqs", q, k), self.cap)
-        rows, keys = raw.shape[2:]
-        allowed = self._allowed(owner, first, keys)[:, None, None]
-        wide = (allowed.shape[0], 1, rows // self.length, self.length, keys)
-        allowed = jnp.broadcast_to(allowed, wide).reshape(wide[0], 1, rows, keys)
-        return jnp.where(allowed, raw, FLOOR), allowed, 1 - jnp.square(raw / self.cap) if self.cap else 1.0
+        they are not seen; which are, bool [1 or B, length, S]; and the slope of the soft cap."""
+        raw = soft_cap(product("bkqh,bksh->bkqs", q, k), self.cap)
+        keys = raw.shape[3]
+        allowed = self._allowed(owner, first, keys)
+        return where(allowed, raw, FLOOR), allowed, 1 - jnp.square(raw / self.cap) if self.cap else 1.0
 
     def _allowed(self, owner: jax.Array, first: jax.Array, keys: int) -> jax.Array:
         """The mask, bool [1 or B, length, keys], of this device's queries and keys of another's."""
@@ -216,15 +211,17 @@ def _handed_on(parts: int, arrays: Any, by: int = 1) -> Any:
     return jax.lax.ppermute(arrays, CONTEXT, [(i, (i + by) % parts) for i in range(parts)])
 
 
-def _product(formula: str, *operands: jax.Array) -> jax.Array:
-    return jnp.einsum(formula, *operands, preferred_element_type=jnp.float32)
-
-
 def _by_head(x_BTKH: jax.Array) -> jax.Array:
     return x_BTKH.transpose(0, 2, 1, 3)
 
 
 def _grouped(x_BTNH: jax.Array, kv: int) -> jax.Array:
     """[B, K, Q, H]: the queries of all heads of a group."""
-    b, t, n, h = x_BTNH.shape
-    return x_BTNH.reshape(b, t, kv, n // kv, h).transpose(0, 2, 3, 1, 4).reshape(b, kv, -1, h)
+    b, _, _, h = x_BTNH.shape
+    return by_heads(x_BTNH, kv).reshape(b, kv, -1, h)
+
+
+def _apart(x_BKQH: jax.Array, length: int) -> jax.Array:
+    """[B, T, N, H] again."""
+    b, kv, _, h = x_BKQH.shape
+    return x_BKQH.reshape(b, kv, -1, length, h).transpose(0, 3, 1, 2, 4).reshape(b, length, -1, h)

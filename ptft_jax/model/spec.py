@@ -210,6 +210,13 @@ class ModelSpec(Options):
             text_mlp_width=self.text_mlp_width or (self._mlp_width(self.text_width) if self.text_layers else 0),
         )
 
+    def beside(self, layers: int, width: int, heads: int, mlp_width: int, **changes: Any) -> ModelSpec:
+        """A transformer of other sizes beside this one, with what each of its heads has of its own, alike but for `changes`."""
+        own = dict(kv_heads=heads, head_dim=width // heads, attention_scale=0.0, mup_base_width=0)
+        return dataclasses.replace(
+            self, layers=layers, width=width, heads=heads, mlp_width=mlp_width, **{**own, **changes}
+        )
+
     def _mlp_width(self, width: int) -> int:
         return _gated_width(width) if self.gated else 4 * width
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import jax
@@ -20,20 +19,16 @@ from ptft_jax.model.spec import ModelSpec
 
 def text_spec(spec: ModelSpec) -> ModelSpec:
     """The small transformer of `TextTower`."""
-    return dataclasses.replace(
-        spec,
-        width=spec.text_width,
-        heads=spec.text_heads,
-        kv_heads=spec.text_heads,
-        head_dim=spec.text_width // spec.text_heads,
-        mlp_width=spec.text_mlp_width,
-        layers=spec.text_layers,
+    return spec.beside(
+        spec.text_layers,
+        spec.text_width,
+        spec.text_heads,
+        spec.text_mlp_width,
         max_length=spec.text_length,
         causal=spec.text_causal,
         positions="learned",
         embedding_norm=False,
         image_size=0,
-        attention_scale=0.0,
         text_layers=0,
     ).resolved
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,17 +92,7 @@ class ImageEmbed(nnx.Module):
 
 def decoder_spec(spec: ModelSpec) -> ModelSpec:
     """The small transformer of `PixelDecoder`."""
-    return dataclasses.replace(
-        spec,
-        width=spec.decoder_width,
-        heads=spec.decoder_heads,
-        kv_heads=spec.decoder_heads,
-        head_dim=spec.decoder_width // spec.decoder_heads,
-        mlp_width=4 * spec.decoder_width,
-        layers=spec.decoder_layers,
-        attention_scale=0.0,
-        mup_base_width=0,
-    )
+    return spec.beside(spec.decoder_layers, spec.decoder_width, spec.decoder_heads, 4 * spec.decoder_width)
 
 
 def masked_flops(spec: ModelSpec, visible: int) -> float:

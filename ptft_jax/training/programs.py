@@ -175,6 +175,10 @@ class PmapProgram:
         self._stacked = NamedSharding(Mesh(np.asarray(self._devices), ("rows",)), PartitionSpec("rows"))
         # One program: of one per leaf, with sums over devices each, many would wait for threads that hold one another up.
         self._first = jax.jit(lambda tree: jax.tree.map(lambda x: x[0], tree), out_shardings=self._copied)
+        self._copies = jax.jit(
+            lambda tree: jax.tree.map(lambda x: jnp.broadcast_to(x[None], (len(self._devices), *x.shape)), tree),
+            out_shardings=self._stacked,
+        )
         self._phases = _Phases(
             step,
             later,
@@ -218,10 +222,7 @@ class PmapProgram:
         return self._first(state)
 
     def spread(self, state: Any) -> Any:
-        def copies(x: jax.Array) -> jax.Array:
-            return jnp.broadcast_to(x[None], (len(self._devices), *x.shape))
-
-        return jax.jit(lambda tree: jax.tree.map(copies, tree), out_shardings=self._stacked)(state)
+        return self._copies(state)
 
 
 def _fetched(train: Compiled, shardings: Any) -> Compiled:

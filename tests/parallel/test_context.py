@@ -24,7 +24,9 @@ from tests.parallel.test_tensor import KINDS
 GATED = GatedPrefix(5, 2)
 OTHERS = {
     "packed": dict(window=5, attention_cap=3.0, layer_kinds=("sliding", "full"), **LLAMA),
-    "gated prefix": dict(adapter=GATED, rates=(*GATED.rates, (".*", 0.0))),  # whole on each device, so of no length that divides
+    "gated prefix": dict(
+        adapter=GATED, rates=(*GATED.rates, (".*", 0.0))
+    ),  # whole on each device, so of no length that divides
     "chunks": dict(objective=CausalLM(z_loss=1e-3, label_smoothing=0.1, chunk=6), **LLAMA),
 }
 MESHES = {
@@ -64,7 +66,7 @@ def ran(kind, mesh):
 )
 def test_losses_are_those_of_one_device(kind, mesh):
     one, other = ran(kind, "1"), ran(kind, mesh)
-    other.is_that_of(one)
+    other.assert_equal_to(one)
 
 
 @pytest.mark.parametrize(

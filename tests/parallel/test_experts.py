@@ -126,7 +126,7 @@ def ran(kind, scan=True, **axes):
 def test_losses_are_those_of_one_device(kind, scan, axes):
     """Of experts that are on other devices, with dropout of their adapters."""
     one, other = ran(kind), ran(kind, scan, **axes)
-    other.is_that_of(one)
+    other.assert_equal_to(one)
 
 
 @pytest.mark.parametrize("axes", [dict(expert=4), THREE], ids=str)

@@ -33,7 +33,7 @@ def reference():
 )
 def test_losses_do_not_depend_on(setting, reference):
     got = train(**setting)
-    got.is_that_of(reference)
+    got.assert_equal_to(reference)
 
 
 SLOW, HEAVY = pytest.mark.slow, pytest.mark.heavy

@@ -73,7 +73,7 @@ HEAVY, SLOW = pytest.mark.heavy, pytest.mark.slow
 )
 def test_losses_are_those_of_one_device(kind, mesh):
     one, other = ran(kind, "1"), ran(kind, mesh)
-    other.is_that_of(one)
+    other.assert_equal_to(one)
 
 
 @pytest.mark.heavy

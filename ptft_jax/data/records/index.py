@@ -32,10 +32,8 @@ ROW = np.dtype(
 )  # fmt: skip
 _PACK = struct.Struct("<qqq16s16s8s")
 _LARGE = 1 << 20  # bytes of an index whose digest is worth a note of its own
-_MANY, _SMALL = (
-    32,
-    1 << 16,
-)  # shards from which their indexes are kept together; bytes that each of these may have on average
+_MANY = 32  # shards from which their indexes are kept together
+_SMALL = 1 << 16  # bytes that each of these may have on average
 HINT = "; correct it, or leave such records out with data.broken=skip"
 
 
