@@ -5,6 +5,7 @@ All of a step: its seconds, the seconds of compiling it, and its memory as the c
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks import setup, turns
@@ -44,6 +45,22 @@ def measure(axis: str, *, tiny: bool = False) -> dict[str, Any]:
     return {"points": points}
 
 
+@contextlib.contextmanager
+def uncached() -> Iterator[None]:
+    """No compilation cache. JAX decides once per process whether it has one, and keeps to it whatever the setting says, so that it is asked again."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    kept = jax.config.jax_enable_compilation_cache
+    try:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", kept)
+        compilation_cache.reset_cache()
+
+
 def step(shape: Mapping[str, int], rows: int, *, scan: bool = True, devices: int = 1) -> dict[str, Any]:
     """What a step of this shape costs. Nothing is read from the compilation cache."""
     import jax
@@ -52,16 +69,12 @@ def step(shape: Mapping[str, int], rows: int, *, scan: bool = True, devices: int
 
     made = setup.trainer(shape, rows, scan=scan, devices=devices)
     state, batch = made.init(0), made.program.place(setup.batch(shape, rows))
-    kept = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
-    try:
+    with uncached():
         began = time.perf_counter()
         lowered = made.program.train.lower(state, batch)
         traced = time.perf_counter()
         compiled = lowered.compile()
         done = time.perf_counter()
-    finally:
-        jax.config.update("jax_enable_compilation_cache", kept)
 
     def run() -> None:
         nonlocal state

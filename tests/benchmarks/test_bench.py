@@ -1,5 +1,6 @@
 """`ptft bench`: turns, what is void, what a call keeps, and its command as docs/benchmarks.md has it."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -9,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import bench, cases, gpu, page, peers, preferences, training, turns
+from benchmarks import bench, cases, gpu, growth, page, peers, preferences, training, turns
 from ptft_jax.errors import UserError
 from tests.processes import HURRY, ROOT, run
 
@@ -123,3 +124,31 @@ def test_dpo_takes_little_more_memory_than_fine_tuning():
     whole = {name: sum(told.values()) for name, told in found.items()}
     assert whole["DPO, 64 positions at a time"] < 1.1 * whole["fine-tuning, 64 positions at a time"]
     assert whole["DPO"] > 1.1 * whole["fine-tuning"]
+
+
+def test_compiling_is_measured_without_the_cache(tmp_path):
+    """JAX says itself (an event) when it takes a program from its cache."""
+    import jax
+    from jax import monitoring
+    from jax.experimental.compilation_cache import compilation_cache
+
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs", "jax_enable_compilation_cache")
+    kept = {name: getattr(jax.config, name) for name in names}
+    hits = []
+    monitoring.register_event_listener(listener := lambda event, **_: hits.append(event))
+    try:
+        for name, value in zip(names, (str(tmp_path), 0.0, True), strict=True):
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        found = []
+        for within in (contextlib.nullcontext, contextlib.nullcontext, growth.uncached):
+            hits.clear()
+            with within():
+                jax.jit(lambda x: x * 3 + 1).lower(1.0).compile()
+            found.append("/jax/compilation_cache/cache_hits" in hits)
+    finally:
+        monitoring.unregister_event_listener(listener)
+        for name, value in kept.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+    assert found == [False, True, False]
