@@ -11,7 +11,8 @@ import numpy as np
 
 from ptft_jax.data import cache
 from ptft_jax.data.examples import Encoded
-from ptft_jax.data.store import Store, Writer, cached
+from ptft_jax.data.store import Store, cached
+from ptft_jax.data.store_writer import Writer
 from ptft_jax.errors import UserError
 
 FORM = "mismatched-2"  # part of the key: changes with what is put together

@@ -75,7 +75,7 @@ def _allow_files(count: int, what: str) -> None:
 
 
 def joined(stores: Sequence[store.Store], key: str) -> store.Store:
-    """Stores of one kind as one, whose key this is: what a `ptft_jax.data.store.Writer` that took them would have written."""
+    """Stores of one kind as one, whose key this is: what a `ptft_jax.data.store_writer.Writer` that took them would have written."""
     starts = np.cumsum([0, *(len(one.ids) for one in stores)]).tolist()
     masked, labelled = (any(getattr(one, name) is not None for one in stores) for name in ("trained", "labels"))
     keyed = all(one.keys is not None for one in stores)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ptft_jax.config.sources import SOURCES, SourceSpec
-from ptft_jax.data import cache, formats, processes, records, store
+from ptft_jax.data import cache, formats, processes, records, store, store_writer
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.formats import labels
 from ptft_jax.data.records.table import limit
@@ -162,7 +162,7 @@ def tokenized(
     key = cache.digest(*parts)
 
     def fill(folder: pathlib.Path) -> None:
-        writer = store.Writer(folder, tokenizer.vocab_size, values=encoder.values)
+        writer = store_writer.Writer(folder, tokenizer.vocab_size, values=encoder.values)
         unfinished = Unfinished(key, of)
         try:
             done = 0
@@ -185,7 +185,12 @@ def tokenized(
 
 
 def _encode(
-    opened: Opened, encoder: Any, writer: store.Writer, which: range, unfinished: Unfinished, patient: bool = True
+    opened: Opened,
+    encoder: Any,
+    writer: store_writer.Writer,
+    which: range,
+    unfinished: Unfinished,
+    patient: bool = True,
 ) -> int:
     """Encodes the records `which`; where not `patient`, stops early if the rest would take long. Returns where it ended."""
     began = time.monotonic()
@@ -245,7 +250,7 @@ def _characters(value: Any) -> int:
 
 
 def _encode_in_parts(
-    opened: Opened, encoder: Any, writer: store.Writer, first: int, count: int, unfinished: Unfinished
+    opened: Opened, encoder: Any, writer: store_writer.Writer, first: int, count: int, unfinished: Unfinished
 ) -> None:
     """Encodes the records from `first` on by `count` processes, in parts that are kept if this one is killed. Where they end does not
     depend on `first` nor `count`, so that the next process has a use for them."""
@@ -270,7 +275,7 @@ def _work(job: bytes, which: range) -> None:
     opened, encoder, vocab_size, unfinished = _unpacked(job)
 
     def fill(folder: pathlib.Path) -> None:
-        writer = store.Writer(folder, vocab_size, values=encoder.values)
+        writer = store_writer.Writer(folder, vocab_size, values=encoder.values)
         try:
             _encode(opened, encoder, writer, which, unfinished)
         except BaseException:

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from ptft_jax.data import cache, checked, store
+from ptft_jax.data import cache, checked, store, store_writer
 from ptft_jax.data.examples import Encoded
 from ptft_jax.data.records import files
 
@@ -43,7 +43,7 @@ def test_what_was_just_written_is_not_taken_for_unchanged(reads, tmp_path, monke
 
 
 def test_a_store_is_read_once_and_its_damage_is_found(reads, tmp_path):
-    writer = store.Writer(tmp_path / "store", 300)
+    writer = store_writer.Writer(tmp_path / "store", 300)
     writer.add([Encoded([1, 2, 3]), Encoded([4, 5])], range(2))
     writer.close("key")
     del reads[:]  # of writing it

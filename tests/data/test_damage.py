@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ptft_jax.data import cache as caches
-from ptft_jax.data import overview, store, token_folder, tokenize
+from ptft_jax.data import overview, store, store_writer, token_folder, tokenize
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.examples import Encoded
 from ptft_jax.data.prepare import engines, shard_writing
@@ -136,7 +136,7 @@ def test_a_cached_store_that_is_damaged_is_made_anew(cache, tmp_path, name, caps
 
 
 def test_files_are_read_once_a_process_while_nothing_about_them_changes(cache, tmp_path):
-    writer = store.Writer(tmp_path / "s", 300)
+    writer = store_writer.Writer(tmp_path / "s", 300)
     writer.add([Encoded(np.arange(9))], [0])
     writer.close("k")
     store.load(tmp_path / "s")

@@ -5,7 +5,7 @@ import resource
 import numpy as np
 import pytest
 
-from ptft_jax.data import store, token_folder
+from ptft_jax.data import store, store_writer, token_folder
 from ptft_jax.data.examples import Encoded
 from ptft_jax.data.joined import Joined, blocks, head
 from ptft_jax.data.token_folder import joined
@@ -40,7 +40,7 @@ def test_it_is_read_as_one():
 
 
 def written(folder, examples, *, keyed=True):
-    writer = store.Writer(folder, 300, keyed=keyed)
+    writer = store_writer.Writer(folder, 300, keyed=keyed)
     keys = np.arange(2 * len(examples), dtype=np.uint64).reshape(-1, 2)
     writer.add(examples, range(10, 10 + len(examples)), keys if keyed else None)
     writer.close("k")
@@ -62,7 +62,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_stores_are_as_one_that_took_them(kind, tmp_path, cache):
     shards = [written(tmp_path / str(n), examples) for n, examples in enumerate(KINDS[kind])]
-    writer = store.Writer(tmp_path / "all", 300, keyed=True)
+    writer = store_writer.Writer(tmp_path / "all", 300, keyed=True)
     for number in range(len(shards)):
         writer.take(tmp_path / str(number))
     writer.close("key")

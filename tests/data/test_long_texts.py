@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ptft_jax.config import default
-from ptft_jax.data import source_splits, store, tokenize
+from ptft_jax.data import source_splits, store, store_writer, tokenize
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.records import SPLITS, files, open_records
 from ptft_jax.data.records import texts as texts_module
@@ -146,9 +146,9 @@ def test_a_store_of_long_texts_is_that_of_short_ones(kind, form, cache, tmp_path
     monkeypatch.setattr(files, "BLOCK", 11)
     monkeypatch.setattr(tokenize, "CHARACTERS", 11)
     added = []
-    real = store.Writer.add_long
+    real = store_writer.Writer.add_long
     monkeypatch.setattr(
-        store.Writer, "add_long", lambda self, parts, origin: added.append(origin) or real(self, parts, origin)
+        store_writer.Writer, "add_long", lambda self, parts, origin: added.append(origin) or real(self, parts, origin)
     )
     for split, (key, ids, offsets, origins) in kept.items():
         found = encoded(reference, split, tokenizer)
@@ -259,7 +259,7 @@ def test_nothing_is_kept_of_what_is_trained_where_all_is(tmp_path):
     for name, examples in (("all", [everything] * 3), ("late", [everything, everything, masked, everything])):
         for masks in (False, True):
             folder = tmp_path / f"{name} {masks}"
-            writer = store.Writer(folder, 300, masked=masks)
+            writer = store_writer.Writer(folder, 300, masked=masks)
             for n, example in enumerate(examples):
                 writer.add([example], [n])
             writer.close("k")
@@ -267,7 +267,7 @@ def test_nothing_is_kept_of_what_is_trained_where_all_is(tmp_path):
             expected = [True] * 12 if name == "all" else [True] * 8 + [True, False, True] + [True] * 4
             found = store.load(folder).trained
             assert (found is None) if name == "all" else found.tolist() == expected
-    writer = store.Writer(tmp_path / "taken", 300)
+    writer = store_writer.Writer(tmp_path / "taken", 300)
     for part in ("all False", "all True", "late False", "late True", "all False"):
         writer.take(tmp_path / part)
     writer.close("k")

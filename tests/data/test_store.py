@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptft_jax.data import cache as caching
-from ptft_jax.data import store
+from ptft_jax.data import store, store_writer
 from ptft_jax.data.examples import Encoded
 from ptft_jax.errors import UserError
 from tests.processes import run
@@ -30,7 +30,7 @@ def sequences(draw):
 
 
 def _write(folder, examples, key="k", vocab=300):
-    writer = store.Writer(folder, vocab)
+    writer = store_writer.Writer(folder, vocab)
     half = len(examples) // 2
     writer.add(examples[:half], range(half))
     writer.add(examples[half:], range(half, len(examples)))
@@ -118,12 +118,12 @@ def test_a_store_is_there_whole_or_not_at_all(cache):
 def test_a_full_disk_is_named(cache):
     program = (
         "import pathlib, resource, signal, numpy as np\n"
-        "from ptft_jax.data import store\nfrom ptft_jax.data.examples import Encoded\n"
+        "from ptft_jax.data import store, store_writer\nfrom ptft_jax.data.examples import Encoded\n"
         "from ptft_jax.errors import UserError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
         "def fill(folder):\n"
-        "    writer = store.Writer(folder, 300)\n"
+        "    writer = store_writer.Writer(folder, 300)\n"
         "    writer.add([Encoded(np.zeros(100_000, np.int32))], [0])\n"
         "    writer.close('k')\n"
         "try:\n    store.cached('k', fill)\n"
@@ -136,7 +136,7 @@ def test_a_full_disk_is_named(cache):
 
 def _make(key, barrier_file):
     def fill(folder):
-        writer = store.Writer(folder, 300)
+        writer = store_writer.Writer(folder, 300)
         for _ in range(200):
             writer.add([Encoded(np.arange(50))], [0])
         writer.close(key)
@@ -161,7 +161,7 @@ def test_empty_answers_are_known_by_their_places(tmp_path):
     for name, added, expected in (("examples", examples, [2, 7, 11]), ("pairs", [pair, pair], [1, 4, 6, 9])):
         found = _write(tmp_path / name, added)
         assert found.empty.tolist() == expected and found.empty.dtype == np.int64
-        writer = store.Writer(tmp_path / f"joined {name}", 300)
+        writer = store_writer.Writer(tmp_path / f"joined {name}", 300)
         for _ in range(2):
             writer.take(tmp_path / name)
         writer.close("joined")
@@ -184,7 +184,7 @@ def test_a_store_of_an_earlier_release_is_read(tmp_path):
     meta = {**meta, "empty": 0}
     del meta["numeric"]  # nor did it say whether labels are numbers
     (tmp_path / "old/meta.json").write_text(json.dumps(meta))
-    writer = store.Writer(tmp_path / "joined", 300)
+    writer = store_writer.Writer(tmp_path / "joined", 300)
     writer.take(tmp_path / "old")
     writer.close("joined")
     assert store.load(tmp_path / "joined").ids.tolist() == [0, 1, 2, 3]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ptft_jax.data import store
+from ptft_jax.data import store_writer
 from ptft_jax.data.examples import Encoded
 from ptft_jax.data.prepare import duplicates
 from ptft_jax.data.prepare.chunks import KEPT, LISTED, MOST, REASONS, Chunk, Task
@@ -167,7 +167,7 @@ def write_shards(
         found, keys = examples(chunk, which), chunk.columns["keys"][which]
         at += count
         while len(found):
-            writer = writer or store.Writer(folder / names[len(out)], vocab_size, keyed=True, masked=True)
+            writer = writer or store_writer.Writer(folder / names[len(out)], vocab_size, keyed=True, masked=True)
             room = ends[len(out)] - written
             writer.add(found[:room], origins[:room], keys[:room])
             written += min(room, len(found))
@@ -179,7 +179,7 @@ def write_shards(
     return out
 
 
-def _closed(writer: store.Writer, name: str, facts: dict[str, Any]) -> dict[str, Any]:
+def _closed(writer: store_writer.Writer, name: str, facts: dict[str, Any]) -> dict[str, Any]:
     """Finishes a shard, whose key is the digest of its files."""
     key = writer.close(None, **facts)
     empty = {"empty_answers": writer.empty} if writer.empty else {}
