@@ -9,7 +9,8 @@ import numpy as np
 
 from ptft_jax.data.tokenizers import cutting
 from ptft_jax.data.tokenizers import settings as settings_
-from ptft_jax.data.tokenizers.base import END_OF_TEXT, FILE, Spliced, character_spans
+from ptft_jax.data.tokenizers.base import END_OF_TEXT, FILE
+from ptft_jax.data.tokenizers.spliced import Spliced, character_spans
 
 CONTENT = json.dumps({"ptft_jax": "bytes"})
 

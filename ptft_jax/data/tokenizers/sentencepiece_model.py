@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ptft_jax import environment
 from ptft_jax.data.tokenizers import settings as settings_
-from ptft_jax.data.tokenizers.base import Spliced
+from ptft_jax.data.tokenizers.spliced import Spliced
 from ptft_jax.errors import UserError
 
 FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")

@@ -14,8 +14,9 @@ import numpy as np
 from ptft_jax import environment
 from ptft_jax.data.tokenizers import cutting
 from ptft_jax.data.tokenizers import settings as settings_
-from ptft_jax.data.tokenizers.base import END_OF_TEXT, Spliced, character_spans
+from ptft_jax.data.tokenizers.base import END_OF_TEXT
 from ptft_jax.data.tokenizers.patterns import PATTERNS
+from ptft_jax.data.tokenizers.spliced import Spliced, character_spans
 from ptft_jax.errors import UserError, nearest
 
 SUFFIX = ".tiktoken"
