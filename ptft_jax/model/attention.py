@@ -15,6 +15,7 @@ from ptft_jax.model.dot_product import Seen, attention, attention_to_cache
 from ptft_jax.model.layers import Linear, Norm, PerRow, SublayerAdapter
 from ptft_jax.model.ring import ring
 from ptft_jax.model.spec import ModelSpec
+from ptft_jax.model.splash import splash, takes
 
 Cache = tuple[jax.Array, jax.Array]  # one layer's keys and values, each [B * K, S, H]
 
@@ -72,7 +73,8 @@ class Attention(nnx.Module):
         self.adapter: SublayerAdapter | None = None
         # Says where heads are, of queries, keys and values [B, T, heads, H]; None: there is one device.
         self.spread: Callable[[jax.Array], jax.Array] | None = None
-        # Carries out a function of (queries, keys, values, `Seen`) where each of `parts` devices has some of the positions.
+        # Carries out a function of (queries, keys, values, `Seen`) of each device's own rows and heads, of which each of `parts` devices has some
+        # of the positions. None: XLA divides what it compiles itself.
         self.around: Callable[..., jax.Array] | None = None
         self.parts = 1
 
@@ -118,8 +120,12 @@ class Attention(nnx.Module):
         if self.spread is not None:
             q_BTNH, k_BSKH, v_BSKH = map(self.spread, (q_BTNH, k_BSKH, v_BSKH))
         if self.around is not None and not implementation:
-            own = functools.partial(ring, self.parts, self.scale, spec.attention_cap)
-            return self.around(own, q_BTNH, k_BSKH, v_BSKH, seen)
+            if self.parts > 1:
+                own = functools.partial(ring, self.parts, self.scale, spec.attention_cap)
+                return self.around(own, q_BTNH, k_BSKH, v_BSKH, seen)
+            if spec.attention == "auto" and takes(seen, q_BTNH.shape[1], k_BSKH.shape[1]):
+                own = functools.partial(splash, self.scale, spec.attention_cap)
+                return self.around(own, q_BTNH, k_BSKH, v_BSKH, seen)
         how = dict(scale=self.scale, cap=spec.attention_cap)
         return attention(q_BTNH, k_BSKH, v_BSKH, seen, **how, implementation=implementation or spec.attention)
 

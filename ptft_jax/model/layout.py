@@ -24,6 +24,10 @@ class Layout(Protocol):
     def context_parts(self) -> int:
         """Into how many parts the positions of a row are divided."""
 
+    @property
+    def platform(self) -> str:
+        """What the devices are: "cpu", "gpu" or "tpu"."""
+
     def __call__(self, x: jax.Array) -> jax.Array:
         """Activations [B, T, ...] as they are at block edges."""
 
@@ -31,7 +35,8 @@ class Layout(Protocol):
         """Queries, keys or values of attention by their heads. Keys and values may come back with each head repeated."""
 
     def around(self, function: Callable[..., jax.Array], q_BTNH: Any, k_BTKH: Any, v_BTKH: Any, seen: Any) -> jax.Array:
-        """What a function gives of queries, keys, values and `Seen` where each device has its own part of the positions."""
+        """What a function gives of queries, keys, values and `Seen` where each device has its own rows and heads, and its own part of the
+        positions if these are divided."""
 
     def whole(self, params: Any) -> Any:
         """Parameters as they are used."""

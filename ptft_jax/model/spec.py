@@ -192,7 +192,7 @@ class ModelSpec(Options):
     attention: str = declared(
         one_of(
             "auto",
-            "implementation; auto: cuDNN's flash attention on a GPU in bfloat16 where it needs no mask and no cap, XLA elsewhere; cudnn: always",
+            "implementation; auto: cuDNN's flash attention on a GPU in bfloat16 where it needs no mask and no cap, JAX's kernel on a TPU for rows of 512 tokens and more, XLA elsewhere; cudnn: always",
             "auto",
             "xla",
             "cudnn",

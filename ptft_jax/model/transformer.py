@@ -448,6 +448,8 @@ class Transformer:
                     block.attention.spread = self.constrain.heads
                     if self.context_parts > 1 and x.shape[1] % self.context_parts == 0:
                         block.attention.around, block.attention.parts = self.constrain.around, self.context_parts
+                    elif self.context_parts == 1 and self.constrain.platform == "tpu":
+                        block.attention.around = self.constrain.around
                     if isinstance(block.mlp, MoE):
                         block.mlp.spread, block.mlp.parts = self.constrain.experts, self.constrain.expert_parts
                 y, _, used = block(x, view, per_row=own)

@@ -143,6 +143,11 @@ class Rows:
         """Into how many parts the positions of a row are divided."""
         return self.mesh.shape[CONTEXT]
 
+    @property
+    def platform(self) -> str:
+        """What the devices are, also where none of them is here."""
+        return self.mesh.devices.flat[0].platform
+
     def _activations(self, x: Any) -> PartitionSpec:
         """Of [B, T, ...]; a few positions, such as those that a head reads, are whole on each device."""
         parts = self.context_parts
@@ -153,8 +158,8 @@ class Rows:
         )
 
     def around(self, function: Callable[..., jax.Array], q_BTNH: Any, k_BTKH: Any, v_BTKH: Any, seen: Any) -> jax.Array:
-        """What a function gives of queries, keys, values and `ptft_jax.model.dot_product.Seen`, each device of its own part of the positions;
-        of what is said of keys it has all."""
+        """What a function gives of queries, keys, values and `ptft_jax.model.dot_product.Seen`, each device of its own rows and heads, and of its own
+        part of the positions if these are divided; of what is said of keys it has all."""
 
         def rules(a: jax.Array) -> PartitionSpec:
             return PartitionSpec(ROWS) if a.ndim else PartitionSpec()

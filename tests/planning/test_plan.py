@@ -275,6 +275,25 @@ def test_a_host_holds_moments_and_products(tmp_path):
     assert kept["needs"] < near["needs"]
 
 
+@pytest.mark.slow
+def test_a_kernel_keeps_no_scores(tmp_path):
+    """By the compiler of TPUs, with rows and heads over devices: a device needs less by the scores of its rows, in float32, and more than once."""
+    pytest.importorskip("libtpu")
+    sizes = {"vocab_size": 512, "layers": 2, "width": 256, "heads": 4, "kv_heads": 2, "max_length": 2048}
+    words = [f"--config.model.{name}={value}" for name, value in sizes.items()]
+    words += ["--config.model.dtype=bfloat16", "--config.data.length=2048", "--config.data.batch_size=8", "--json"]
+    words += ["--topology=v5e:2x2", "--config.parallel.fsdp=2", "--config.parallel.tensor=2"]
+
+    def planned(*more):
+        done = ptft("plan", "--config=pretrain/text:nothing", *words, *more, cache=tmp_path, check=True)
+        return json.loads(done.stdout)["plan"]
+
+    kernel, formula = planned(), planned("--config.model.attention=xla")
+    rows, heads = 8 // 2, 4 // 2
+    assert formula["needs"] - kernel["needs"] > 4 * rows * heads * 2048**2
+    assert kernel["flops"] < formula["flops"], "blocks that come after their queries are left out"
+
+
 @pytest.mark.parametrize(
     "name, said",
     [
