@@ -151,7 +151,7 @@ def _fields(rows: Sequence[Row]) -> list[str]:
 
 def _cohort(row: Row) -> Any:
     """What rows that are compared have in common."""
-    if row["group"] != row["name"]:
+    if row["point"] and row["group"] != row["name"]:  # without points, a group is the seeds of one way
         return row["group"]
     settings = row.get("settings", {})
     if row["kind"] == "evaluation":
@@ -159,6 +159,13 @@ def _cohort(row: Row) -> Any:
     else:
         asked = {name: settings.get(name) for name in (*_MEASURED_ON, "function")}
     return json.dumps([row["kind"], asked], sort_keys=True)
+
+
+def _name(first: Row) -> str:
+    """What a comparison is of, by the first of its rows: a sweep, or nodes that were measured on the same."""
+    if first["group"] == first["name"]:
+        return first["kind"]
+    return first["group"] if first["point"] else first.get("settings", {}).get("data.source") or first["kind"]
 
 
 def _comparison(
@@ -185,8 +192,7 @@ def _comparison(
     ranked = _ranked(made, direction)
     order = {point.name: place for place, point in enumerate(ranked)}
     points = tuple(sorted(made, key=lambda point: order.get(point.name, len(order))))
-    first = members[0]
-    found = Comparison(first["group"] if first["group"] != first["name"] else first["kind"], chosen, direction, points)
+    found = Comparison(_name(members[0]), chosen, direction, points)
     named = next((point for point in points if base and base[0] in point.rows), None)
     reference = named or (ranked[0] if ranked and direction else None)
     if reference is None or not reference.values:

@@ -103,6 +103,21 @@ def test_what_is_missing_is_said(table, answer, caution):
     assert re.search(answer, found[0]) and re.search(caution, found[2]), found
 
 
+def test_groups_that_are_seeds_of_a_way_are_compared():
+    """Where they were measured on the same; a sweep's group has points, and is compared in itself."""
+    ways = [
+        {**one, "group": one["name"][:-6], "settings": {"data.source": one["name"][:4]}}
+        for one in rows({"near-a": TABLE["a"], "near-b": TABLE["b"], "far-a": TABLE["c"]}, kind="run")
+    ]
+    for one in ways:
+        one["result"] = {**one.pop("result"), "selected": {"metric": "nll", "value": 0.0}}
+    found = ranking.compare(ways, figure="nll", better="min")
+    assert [(one.name, [point.name for point in one.points]) for one in found] == [
+        ("near", ["near-a", "near-b"]),
+        ("far-", ["far-a"]),
+    ]
+
+
 def test_merges_have_nothing_that_is_compared():
     assert ranking.compare([row(f"soup-{way}", {}, kind="merge") for way in "ab"]) == []
 
