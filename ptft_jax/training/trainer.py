@@ -370,7 +370,7 @@ class Trainer(Compiled):
 
     def init(self, seed: int | None = None) -> Any:
         """The state of step 0 with random parameters, as a run without a parent has it. `seed`: by default `config.seed`."""
-        params_key, run_key = jax.random.split(seeds.key(self.config.seed if seed is None else seed))
+        params_key, run_key = seeds.pair(self.config.seed if seed is None else seed)
         return self.create(self.maker.init, params_key, rng=run_key)
 
     # What checkpoints hold
