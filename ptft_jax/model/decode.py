@@ -249,8 +249,10 @@ def laid_out(params: Params, consume: bool = False) -> Params:
     if consume:
         return _by_layer(params, turn, consume)
     moved = {name: value for name, value in params.items() if name == "blocks" or (name == "head" and turn)}
-    form = jax.tree.structure(_copied.eval_shape(moved, turn=turn))
-    return params if form == jax.tree.structure(moved) else {**params, **_copied(moved, turn=turn)}
+    form: Any = jax.tree.structure(_copied.eval_shape(moved, turn=turn))
+    if form == jax.tree.structure(moved):  # it is laid out already
+        return params
+    return {**params, **_copied(moved, turn=turn)}
 
 
 @functools.partial(jax.jit, static_argnames="turn")

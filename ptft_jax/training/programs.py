@@ -164,9 +164,9 @@ class JitProgram:
         compile in one order."""
         if jax.process_count() > 1 or self._rows.mesh.devices.flat[0].platform == "gpu":
             return
-        lowered = functools.partial(self.at(step).lower, state, self.placed(rows))
+        train: Any = self.at(step)
         thread = concurrent.futures.ThreadPoolExecutor(1, "compile_step")
-        self._ahead = thread.submit(lambda: lowered().compile())
+        self._ahead = thread.submit(lambda: train.lower(state, self.placed(rows)).compile())
         thread.shutdown(wait=False)
 
     def wait(self) -> None:
