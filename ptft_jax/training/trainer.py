@@ -174,7 +174,9 @@ class Trainer(Compiled):
                 self.notes.append(f"tune.method={c.tune.method!r}, as the adapter of config.init.adapter has it")
             if self.adapter.note:
                 self.notes.append(self.adapter.note)
-        self.model = Transformer(spec, self.adapter, constrain, value_head=self.objective.value_head)
+        self.model = self.plain  # known by shapes already
+        if self.adapter is not None or self.objective.value_head:
+            self.model = Transformer(spec, self.adapter, constrain, value_head=self.objective.value_head)
         if self.model.quantization and not self.tuned:
             raise UserError("config.tune.quantize.format: without init.from there is no base to quantize")
         self._check_length()
