@@ -66,6 +66,7 @@ def _started(folder: pathlib.Path, number: int, tiny: bool) -> dict[str, float]:
     command = [sys.executable, "-c", PROBE, str(folder / f"run{number}"), *(TINY if tiny else DEMO), source]
     environment = {**os.environ, "PTFT_CACHE": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a second start finds the bytecode of all modules
     done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment)
     if done.returncode:
         raise RuntimeError(f"a run did not start: {done.stderr.strip()[-2000:]}")

@@ -31,6 +31,22 @@ def key(seed: int, **options: Any) -> Any:
     return jax.random.fold_in(made, seed >> 32) if seed >> 32 else made
 
 
+def pair(seed: int) -> tuple[Any, Any]:
+    """The two keys that a seed's is split into: of a run's parameters, and of the run. One program makes both."""
+    import jax
+
+    low, high = np.uint32(seed % 2**32), np.uint32(seed >> 32)
+    return jax.jit(_pair)(low, high if high else None)
+
+
+def _pair(low: Any, high: Any) -> tuple[Any, Any]:
+    import jax
+
+    made = jax.random.key(low)
+    first, second = jax.random.split(made if high is None else jax.random.fold_in(made, high))
+    return first, second
+
+
 def mixed(seed: int, use: Use, *place: int) -> int:
     """A seed of 32 bits for one use at one place, which is as many numbers as `Use` says.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ptft_jax.config import field as fields
@@ -233,6 +233,11 @@ def _tokens(shown: Shown) -> list[list[_Token]]:
     ]
 
 
+def _ints(values: Sequence[int]) -> Any:
+    """An array of the host: one that JAX makes is a program of its own, which takes longer to compile."""
+    return np.asarray(values, np.int32)
+
+
 def laid_out(params: Params, consume: bool = False) -> Params:
     """Apart by layers (`apart`) where there is memory for it, that of a host. An accelerator may be full of what a run has: there
     a layer is a slice of the stacks, unless the caller gives these up (`consume`). On one CPU kernels are turned (`ptft_jax.model.turned`)."""
@@ -240,8 +245,24 @@ def laid_out(params: Params, consume: bool = False) -> Params:
     devices = leaf.devices() if isinstance(leaf, jax.Array) else ()
     if not consume and any(device.platform != "cpu" for device in devices):
         return params
+    turn = [device.platform for device in devices] == ["cpu"]
+    if consume:
+        return _by_layer(params, turn, consume)
+    moved = {name: value for name, value in params.items() if name == "blocks" or (name == "head" and turn)}
+    form: Any = jax.tree.structure(_copied.eval_shape(moved, turn=turn))
+    if form == jax.tree.structure(moved):  # it is laid out already
+        return params
+    return {**params, **_copied(moved, turn=turn)}
+
+
+@functools.partial(jax.jit, static_argnames="turn")
+def _copied(params: Params, turn: bool) -> Params:
+    return _by_layer(params, turn)
+
+
+def _by_layer(params: Params, turn: bool, consume: bool = False) -> Params:
     layers = apart(params, consume)
-    if [device.platform for device in devices] != ["cpu"]:
+    if not turn:
         return layers
     rest = {name: value for name, value in layers.items() if name != "blocks"}
     waiting = list(reversed(consecutive(layers["blocks"])))
@@ -271,8 +292,7 @@ class _Running:
 
     def start(self, seed: int, numbers: Sequence[int], adapters: Sequence[int] | None) -> None:
         """The noise of rows, and which adapter each has."""
-        key = seeds.key(seed)
-        self._key, self._keys = key, jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.asarray(numbers))
+        self._key, self._numbers = seeds.key(seed), np.asarray(numbers, np.int32)
         self._adapters = None if adapters is None else np.asarray(adapters, np.int32)
 
     def go_on(self, done: np.ndarray) -> dict[int, list[_Token]]:
@@ -305,13 +325,13 @@ class _Running:
         own = rows + rows[:1] * (many - len(rows))
         numbers = np.asarray(own)
         fresh = Rows(
-            token=jnp.zeros((many,), jnp.int32),
-            place=jnp.asarray([len(self._prompts[row]) - 1 for row in own], jnp.int32),
-            made=jnp.zeros((many,), jnp.int32),
-            limit=jnp.asarray([self._limits[row] for row in own], jnp.int32),
-            keys=self._keys[numbers],
-            adapters=None if self._adapters is None else jnp.asarray(self._adapters[numbers]),
-            done=jnp.zeros((many,), bool),
+            token=_ints([0] * many),
+            place=_ints([len(self._prompts[row]) - 1 for row in own]),
+            made=_ints([0] * many),
+            limit=_ints([self._limits[row] for row in own]),
+            keys=pool.noise(self._key, self._numbers[numbers]),
+            adapters=None if self._adapters is None else self._adapters[numbers],
+            done=_ints([0] * many).astype(bool),
         )
         places = np.full((many,), len(self._at), np.int32)
         places[: len(rows)] = free[: len(rows)]

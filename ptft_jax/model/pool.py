@@ -95,13 +95,20 @@ class Shown(NamedTuple):
     support: jax.Array | None = None
 
 
+@functools.partial(jax.jit, static_argnames=("plan", "rows", "slots", "adapters"))
 def empty(plan: Plan, rows: int, slots: int, adapters: bool, key: jax.Array) -> Pool:
     """A pool of rows that are over."""
-    counts = [jnp.zeros((rows,), jnp.int32) for _ in range(5)]  # each an array of its own, as all are given away
+    counts = [jnp.zeros((rows,), jnp.int32) for _ in range(5)]
     keys = jnp.broadcast_to(key, (rows,))
     done = jnp.ones((rows,), bool)
     given = Rows(counts[0], counts[1], counts[2], counts[3], keys, counts[4] if adapters else None, done)
     return Pool(given, tuple(m.empty_cache(rows, slots) for m in plan.caching), jnp.zeros((rows, slots), jnp.int32))
+
+
+@jax.jit
+def noise(key: jax.Array, numbers_N: jax.Array) -> jax.Array:
+    """The key of the noise of each row, by its number."""
+    return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers_N)
 
 
 @functools.partial(jax.jit, static_argnames="slots")

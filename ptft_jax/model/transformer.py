@@ -152,7 +152,11 @@ class Transformer:
 
     def shapes(self) -> Params:
         """The parameters' shapes and dtypes, without making them."""
-        return jax.eval_shape(self.init, jax.random.key(0))
+        return jax.tree.map(lambda form: form, self._shapes)  # a tree of the caller's own
+
+    @functools.cached_property
+    def _shapes(self) -> Params:
+        return jax.eval_shape(self.init, jax.eval_shape(lambda: jax.random.key(0)))
 
     @property
     def context_parts(self) -> int:

@@ -61,8 +61,9 @@ def turned(params: dict[str, Any], consume: bool = False) -> dict[str, Any]:
         if isinstance(value, dict):
             made[name] = value if "adapter" in value or name == "adapter" else turned(value, consume)
         elif name == "kernel" and isinstance(value, jax.Array) and value.ndim <= 3:
-            made[name] = Turned(jax.block_until_ready(jnp.swapaxes(value, -1, -2)))
+            made[name] = Turned(jnp.swapaxes(value, -1, -2))
             if consume:
+                jax.block_until_ready(made[name])
                 value.delete()
         else:
             made[name] = value

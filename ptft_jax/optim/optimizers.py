@@ -48,7 +48,7 @@ def build(
     """
     chain = list(gradients)
     if config.clip_norm > 0:
-        chain.append(units.clip(config.clip_norm, apart))
+        chain.append(units.clip(config.clip_norm, apart, first=not chain))
     groups = {leaf.path: leaf.phases for leaf in partition.leaves if leaf.trains}
     direction = _direction(config, apart)
     chain.append(_by_phases(direction, groups, phase) if any(len(g) > 1 for g in groups.values()) else direction)

@@ -55,16 +55,20 @@ def each(direction: optax.GradientTransformation, axes: Callable[[str], int]) ->
     return optax.GradientTransformation(init, update)
 
 
-def clip(most: float, apart: Apart | None) -> optax.GradientTransformation:
+def clip(most: float, apart: Apart | None, first: bool = False) -> optax.GradientTransformationExtraArgs:
     """Scales gradients down to a norm of `most`: all together; of several adapters each by its own, and what they share by
-    its own."""
-    if apart is None:
-        return optax.clip_by_global_norm(most)
+    its own. Where it is the `first` of a chain, it takes the norm that is given as `norm`, if one is."""
 
-    def update(updates, state, params=None):
+    def share(norm: jax.Array) -> jax.Array:
+        return most / jnp.maximum(norm, most)
+
+    def update(updates, state, params=None, *, norm=None, **extra):
+        if apart is None:
+            by = share(norm if first and norm is not None else optax.tree.norm(updates))
+            return jax.tree.map(lambda g: g * by, updates), state
         flat = flatten(updates)
-        each_N, rest = (most / jnp.maximum(norm, most) for norm in apart.norms(flat))
+        each_N, rest = map(share, apart.norms(flat))
         clipped = {p: apart.scaled(g, each_N) if p in apart.paths else g * rest for p, g in flat.items()}
         return unflatten(clipped), state
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)

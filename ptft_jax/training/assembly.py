@@ -78,6 +78,7 @@ class Run:
       start: where from (`ptft_jax.training.start`).
       importance: of parameters to the parent (EWC), or None.
       data: what it is trained on (`ptft_jax.data.pipeline.TrainingData`).
+      forms: of the rows of a step; {} of a run without steps.
       feed: gives the rows of each step (`ptft_jax.data.feed`), those that `batches` gives from a step on; or `rollouts`.
       prompts, rollouts: what the model answers to learn from its answers; None where it does not.
       source: the data that forgetting is measured on, or None.
@@ -94,6 +95,7 @@ class Run:
     eval_batches: dict[str, list[Rows]]
     test_batches: dict[str, list[Rows]]
     _by_retained: tuple[str, ...]
+    forms: dict[str, jax.ShapeDtypeStruct]
     teacher: Teacher | None
     reference: str = ""  # what the reference or teacher of an objective is known by, where it is asked once
 
@@ -414,13 +416,14 @@ class Run:
         if self.prompts:
             of_run = (self.data, self.trainer, self.tokenizer, self.workdir, self.first_step, self.continued)
             self.rollouts = self._feed(c, self.prompts, *of_run)
+        self.forms = {}
         if c.training.steps:
-            forms = (
+            self.forms = (
                 self.rollouts.forms()
                 if self.rollouts
                 else batches.forms(self.data.sets, c.data.batch_size, adapters=bool(self.adapters))
             )
-            self.trainer.program.check(self.trainer.state_like, forms)
+            self.trainer.program.check(self.trainer.state_like, self.forms)
         if self.trainer.measures:
             jax.eval_shape(self.trainer.step.evaluate, self.trainer.state_like, self.eval_batches["validation"][0])
 

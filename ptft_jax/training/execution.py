@@ -73,6 +73,8 @@ class Execution:
                 with self.clock("start"):
                     state, at, meta = self._resume_or_start(checkpoints, tiers, termination.checking())
                 began = at
+                if at < self.plan.steps:
+                    run.trainer.program.ahead(run.trainer.state_like, run.forms, at)
                 self._announce(at)
                 with self._writer(at, meta) as writer:
                     loop = self._loop(checkpoints, tiers.local, writer, meta, termination)

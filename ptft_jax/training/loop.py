@@ -176,8 +176,11 @@ class Loop:
                 self._save(state, step, None)
                 return state, reason
             train = self.program.at(step)
-            self._cold |= train not in self._programs
-            self._programs.add(train)
+            if train not in self._programs:
+                self._cold = True
+                self._programs.add(train)
+                with self._clock("compile"):
+                    self.program.wait()
             with jax.profiler.StepTraceAnnotation("train", step_num=step + 1):
                 state, metrics = train(state, self.program.place(batch))
             step += 1

@@ -6,6 +6,7 @@ different parameters has a program each for training, of states of one form; it 
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -75,6 +76,12 @@ class Program(Protocol):
     def check(self, state: Any, rows: dict[str, jax.ShapeDtypeStruct]) -> None:
         """Raises UserError where the step of a phase would change its state's form."""
 
+    def ahead(self, state: Any, rows: dict[str, jax.ShapeDtypeStruct], step: int) -> None:
+        """Begins to compile the training step of update `step`, while other programs are made and run; the arguments are of `check`."""
+
+    def wait(self) -> None:
+        """Blocks until that is done."""
+
     def whole(self, state: Any) -> Any:
         """The state as one logical tree, as checkpoints hold it."""
 
@@ -121,6 +128,7 @@ class JitProgram:
         )
         self.at, self.train = self._phases.at, self._phases.at(0)
         self.evaluate, self.evaluate_raw, _ = self.evaluations(step)
+        self._ahead: concurrent.futures.Future[Any] | None = None
 
     def evaluations(self, step: Step) -> Evaluations:
         """As of `Program`."""
@@ -150,6 +158,22 @@ class JitProgram:
           state: of the form of the loop's; likewise `rows`, those of all processes.
         """
         self._phases.check(state, self.placed(rows), compiled=True)
+
+    def ahead(self, state: Any, rows: dict[str, jax.ShapeDtypeStruct], step: int) -> None:
+        """As of `Program`. Not on a GPU, whose compiler times kernels while it chooses among them, nor for several processes, which
+        compile in one order."""
+        if jax.process_count() > 1 or self._rows.mesh.devices.flat[0].platform == "gpu":
+            return
+        train: Any = self.at(step)
+        thread = concurrent.futures.ThreadPoolExecutor(1, "compile_step")
+        self._ahead = thread.submit(lambda: train.lower(state, self.placed(rows)).compile())
+        thread.shutdown(wait=False)
+
+    def wait(self) -> None:
+        """As of `Program`. What went wrong is raised where the step is called, and so compiled again."""
+        if self._ahead is not None:
+            self._ahead.exception()
+            self._ahead = None
 
     def placed(self, rows: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
         """The forms of a batch of all processes, with where its rows lie."""
@@ -217,6 +241,12 @@ class PmapProgram:
     def check(self, state: Any, rows: dict[str, jax.ShapeDtypeStruct]) -> None:
         """As `JitProgram.check`."""
         self._phases.check(state, rows, compiled=False)
+
+    def ahead(self, state: Any, rows: dict[str, jax.ShapeDtypeStruct], step: int) -> None:
+        """Does nothing: what `pmap` compiles is not found again by a call."""
+
+    def wait(self) -> None:
+        """As of `Program`: at once."""
 
     def whole(self, state: Any) -> Any:
         return self._first(state)

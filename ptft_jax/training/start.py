@@ -91,12 +91,11 @@ class Start:
           importance: puts the importance of parameters into a state (`ptft_jax.training.importance.Importance`).
           check: is called between parts of what takes long, and may raise to end it.
         """
-        key = seeds.key(self._config.seed)
-        params_key, run_key = jax.random.split(key)
+        params_key, run_key = seeds.pair(self._config.seed)
         make, base, fingerprint = self._maker()
         state = self.trainer.create(make, params_key, base, rng=run_key, donate=(1,))
         if importance is not None:
-            state = importance.put(state, jax.random.fold_in(key, 2), check)
+            state = importance.put(state, jax.random.fold_in(seeds.key(self._config.seed), 2), check)
         return state, fingerprint
 
     def trainable(self, recorded: str = "") -> tuple[dict[str, Any], str]:
@@ -108,7 +107,7 @@ class Start:
             params = flatten(read(other.workdir, other.step, "params", like, other.meta))
             kept = unflatten({path: params[path] for path in flatten(trainer.state_like.trainable)})
             return kept, other.meta["parent_fingerprint"]
-        params_key, _ = jax.random.split(seeds.key(self._config.seed))
+        params_key, _ = seeds.pair(self._config.seed)
         make, base, fingerprint = self._maker(recorded)
         part = jax.jit(
             lambda k, b: trainer.partition.split(make(k, b))[0], out_shardings=trainer.program.shardings.trainable
@@ -119,7 +118,7 @@ class Start:
         """What `state` gives, but of the state only the frozen leaves, whole; those of the parent are not copied. `recorded` as of
         `trainable`."""
         trainer = self.trainer
-        params_key, _ = jax.random.split(seeds.key(self._config.seed))
+        params_key, _ = seeds.pair(self._config.seed)
         make, base, fingerprint = self._maker(recorded)
         part = donating(
             lambda k, b: trainer.partition.split(make(k, b))[1], trainer.program.shardings.frozen, donate=(1,)

@@ -79,30 +79,44 @@ class Step:
         `axis` names the mapped device axis in the per-device (pmap) form, where `batch` is one device's rows and
         sums are taken across devices by hand. Under jit over a mesh the compiler does that, and `axis` is None.
         """
-        (loss, routing), grads = self._gradients(state, batch, axis)
+        (loss, routing), sums = self._gradients(state, batch, axis)
         own = None if self.apart is None else self.apart.weights(batch, self.objective.weights(batch))
-        loss, routing, grads, own = _over_devices((loss, routing, grads, own), axis)
-        if self.apart is None:
-            grads = {path: g / loss.weight for path, g in grads.items()}
-        else:
-            grads = self.apart.means(grads, own, loss.weight)
+        loss, routing, sums, own = _over_devices((loss, routing, sums, own), axis)
         wide = dataclasses.replace(state, **{name: precision.wide(getattr(state, name)) for name in _KEPT})
-        before = flatten(wide.trainable)
-        grads, pulls = self.regularization.pulled(grads, before, flatten(wide.anchor), flatten(state.fisher))
+        grads, pulls = self._pulled(sums, own, loss.weight, wide)
         scalars = {"grad_norm": optax.tree.norm(grads)}
         if self.learning_rate is not None:
             scalars["learning_rate"] = jnp.asarray(self.learning_rate(state.step), jnp.float32)
-        whole = unflatten({p: grads[p] if p in grads else jnp.zeros_like(a) for p, a in before.items()})
         good = jnp.isfinite(loss.total) & jnp.isfinite(scalars["grad_norm"]) & ~state.halted
-        state = dataclasses.replace(state, **_guarded(good, self._updated, state, wide, whole, routing), halted=~good)
+        made = (sums, own, loss.weight, scalars["grad_norm"], routing)
+        state = dataclasses.replace(state, **_guarded(good, self._updated, state, wide, *made), halted=~good)
         routed = {} if self.balance is None else self.balance.metrics(routing)
         return state, {**loss.metrics, **pulls, **routed, **scalars, "halted": ~good}
 
-    def _updated(self, state: TrainState, wide: TrainState, grads: Any, routing: Routing | None) -> dict[str, Any]:
-        """What an update by whole gradients makes of those parts of the state that it changes; `wide` is the state as it is
-        computed with, `routing` how experts were used."""
+    def _pulled(self, sums: dict[str, Any], own: Any, weight: jax.Array, wide: TrainState) -> tuple[Any, Any]:
+        """Gradients of the mean loss by path, with those of what pulls parameters themselves, and the metrics of that.
+
+        Args:
+          sums: gradients of the loss' sum, whose weight is `weight`.
+          own: the weights of several adapters; None = there are none.
+        """
+        if self.apart is None:
+            inverse = 1 / weight  # a product per element, which the compiler repeats rather than writing it to memory
+            grads = {path: g * inverse for path, g in sums.items()}
+        else:
+            grads = self.apart.means(sums, own, weight)
+        return self.regularization.pulled(grads, flatten(wide.trainable), flatten(wide.anchor), flatten(wide.fisher))
+
+    def _updated(
+        self, state: TrainState, wide: TrainState, sums: Any, own: Any, weight: Any, norm: Any, routing: Any
+    ) -> dict[str, Any]:
+        """What an update makes of those parts of the state that it changes; `wide` is the state as it is computed with, `norm`
+        that of the gradients, `routing` how experts were used, and the rest as of `_pulled`: in the branch that this is, means are
+        taken again in the passes that update, where as its argument they would be written to memory, and read."""
         before = flatten(wide.trainable)
-        updates, optimizer = self.optimizer.update(grads, wide.optimizer, wide.trainable, anchor=wide.anchor)
+        flat, _ = self._pulled(sums, own, weight, wide)
+        grads = unflatten({p: flat[p] if p in flat else jnp.zeros_like(a) for p, a in before.items()})
+        updates, optimizer = self.optimizer.update(grads, wide.optimizer, wide.trainable, anchor=wide.anchor, norm=norm)
         after = flatten(optax.apply_updates(wide.trainable, updates))
         if self.balance is not None and routing is not None:
             after |= self.balance.moved(before, routing)

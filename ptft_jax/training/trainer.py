@@ -174,7 +174,9 @@ class Trainer(Compiled):
                 self.notes.append(f"tune.method={c.tune.method!r}, as the adapter of config.init.adapter has it")
             if self.adapter.note:
                 self.notes.append(self.adapter.note)
-        self.model = Transformer(spec, self.adapter, constrain, value_head=self.objective.value_head)
+        self.model = self.plain  # known by shapes already
+        if self.adapter is not None or self.objective.value_head:
+            self.model = Transformer(spec, self.adapter, constrain, value_head=self.objective.value_head)
         if self.model.quantization and not self.tuned:
             raise UserError("config.tune.quantize.format: without init.from there is no base to quantize")
         self._check_length()
@@ -370,7 +372,7 @@ class Trainer(Compiled):
 
     def init(self, seed: int | None = None) -> Any:
         """The state of step 0 with random parameters, as a run without a parent has it. `seed`: by default `config.seed`."""
-        params_key, run_key = jax.random.split(seeds.key(self.config.seed if seed is None else seed))
+        params_key, run_key = seeds.pair(self.config.seed if seed is None else seed)
         return self.create(self.maker.init, params_key, rng=run_key)
 
     # What checkpoints hold

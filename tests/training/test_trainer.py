@@ -1,9 +1,11 @@
 """A trainer is built from a config alone, and is the one that a run trains with."""
 
+import contextlib
 import gc
 import sys
 
 import jax
+import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -27,6 +29,22 @@ def batch(config, seed=0):
     rows, length = config.data.batch_size, config.data.length
     tokens = np.random.default_rng(seed).integers(0, 256, (rows, length + 1)).astype(np.int32)
     return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": np.ones((rows, length), np.float32)}
+
+
+@contextlib.contextmanager
+def counted_programs():
+    """A list that gets an entry for each program that is compiled meanwhile."""
+    found = []
+
+    def heard(event, seconds, **_):
+        if event.startswith("/jax/core/compile/backend_compile"):
+            found.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +82,12 @@ def test_its_state_is_the_runs(text_file, tmp_path):
     for path, array in flatten(theirs.trainable).items():
         np.testing.assert_array_equal(flatten(ours.trainable)[path], array)
     assert (jax.random.key_data(ours.rng) == jax.random.key_data(theirs.rng)).all()
-    state, metrics = trainer.program.train(ours, trainer.program.place(next(iter(run.batches(start=0)))))
+    rows = trainer.program.place(next(iter(run.batches(start=0))))
+    trainer.program.ahead(trainer.state_like, run.forms, 0)
+    trainer.program.wait()
+    with counted_programs() as compiled:
+        state, metrics = trainer.program.train(ours, rows)
+    assert not compiled, "what was compiled ahead is what the step runs"
     summary = quiet_train(config, tmp_path / "run")
     loaded = pt.load(f"{tmp_path}/run@1")
     for path, array in flatten(loaded.params).items():
