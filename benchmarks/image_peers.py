@@ -37,7 +37,9 @@ def vit(case: Case, params: Mapping[str, np.ndarray]) -> Any:
     shape = {name: case.shape[name] for name in ("layers", "width", "heads")}
     fields = dataclasses.asdict(ModelSpec(vocab_size=0, max_length=case.shape["length"], **shape, **case.model))
     with tempfile.TemporaryDirectory() as folder:
-        export.to_folder(export.Exported(unflatten(dict(params)), fields, None, []), pathlib.Path(folder), dtype="float32")
+        export.to_folder(
+            export.Exported(unflatten(dict(params)), fields, None, []), pathlib.Path(folder), dtype="float32"
+        )
         model = transformers.ViTForImageClassification.from_pretrained(folder, attn_implementation="sdpa")
     return model.train()
 

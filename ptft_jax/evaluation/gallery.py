@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ptft_jax.data.builders.pictures import partly
 from ptft_jax.data.pictures import decoding
 from ptft_jax.data.rows import Rows
 from ptft_jax.evaluation import attention_maps
@@ -18,7 +19,6 @@ from ptft_jax.model.vision import normalized, patches
 from ptft_jax.objectives.base import Batch
 from ptft_jax.objectives.masked_images import patch_statistics
 
-_GREY = 127  # in the place of what is hidden
 _ON_THE_WAY = 4  # images at most that are shown at every evaluation
 
 Told = Callable[[Rows], tuple[list[str], Callable[[int], str]]]
@@ -154,14 +154,10 @@ class Gallery:
                 number += 1
 
     def _restored(self, number: int, image: np.ndarray, visible: np.ndarray, made: np.ndarray) -> dict[str, Any]:
-        spec = self._model.spec
-        seen = np.zeros(len(made), bool)
-        seen[visible] = True
-        parts = np.asarray(patches(jnp.asarray(image[None]), spec.patch_size))[0]
-        shown, filled = (_joined(np.where(seen[:, None], parts, other), spec) for other in (_GREY, made))
-        return {"kind": "hidden", "number": number} | {
-            name: _packed(pixels) for name, pixels in (("image", image), ("seen", shown), ("made", filled))
-        }
+        size = self._model.spec.patch_size
+        seen, filled = partly(image, visible, size), partly(image, visible, size, _joined(made, self._model.spec))
+        pixels = {"image": image, "seen": seen, "made": filled}
+        return {"kind": "hidden", "number": number} | {name: _packed(array) for name, array in pixels.items()}
 
 
 def _packed(image: np.ndarray) -> str:
