@@ -73,7 +73,7 @@ EXTRAS = {
     # The site (`make docs`). Of MkDocs and its theme the major versions that it is made for.
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0,<2"],
     # What others train with: for `ptft bench`, and with it the live comparisons.
-    "bench": [*FEATURES["reports"], *PEERS],
+    "bench": [*FEATURES["reports"], *FEATURES["images"], *PEERS, "timm>=1.0", "torchvision>=0.17"],
     "parity": [*PEERS, "bitsandbytes>=0.50", "rank-bm25>=0.2.2"],
 }
 

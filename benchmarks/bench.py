@@ -21,6 +21,7 @@ from benchmarks import (
     decode_vs_transformers,
     growth,
     growth_of_files,
+    image_input,
     input_pipeline,
     page,
     peers,
@@ -32,7 +33,7 @@ from benchmarks import (
 from ptft_jax import environment
 from ptft_jax.errors import UserError, nearest
 
-PEERS = ("torch", "transformers", "accelerate", "peft", "trl")
+PEERS = ("torch", "transformers", "accelerate", "peft", "trl", "timm", "torchvision")
 AXES = (*growth.AXES, "devices", "checkpoint")
 
 
@@ -57,6 +58,7 @@ def known(*, small: bool = False, quality: str = "") -> dict[str, Callable[[], d
     found["growth-corpus"] = lambda: growth_of_files.corpus(tiny=small)
     found["saving"] = lambda: stall.measure(tiny=small)
     found["input"] = lambda: input_pipeline.measure(tiny=small)
+    found["image-input"] = lambda: image_input.measure(tiny=small)
     found["quality"] = lambda: _quality(quality)
     return found
 

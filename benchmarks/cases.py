@@ -8,6 +8,7 @@ from typing import Any
 
 GPT = dict(vocab=50304, length=1024)
 LLAMA = dict(activation="silu", gated=True, norm="rms", biases=(), positions="rotary", rope_theta=5e5, kv_heads=8)
+VIT = dict(norm_eps=1e-12, activation="gelu", causal=False, head="classes")
 SMOLLM2 = dict(vocab=49152, length=256, layers=30, width=576, heads=9)
 LIKE_SMOLLM2 = LLAMA | dict(rope_theta=1e5, kv_heads=3, mlp_width=1536, tied=True)
 LINEAR = ("blocks/(attention|mlp)/.*",)
@@ -18,7 +19,7 @@ class Case:
     """A training step.
 
     Attributes:
-      shape: "vocab", "length", "layers", "width", "heads".
+      shape: "vocab" (0 of images), "length", "layers", "width", "heads".
       model: further settings of `config.model`.
       objective: settings of `config.objective`.
       lora: rank of adapters on all linear layers; 0 = all parameters train.
@@ -34,10 +35,18 @@ class Case:
     packed: bool = False
     peer: bool = False
 
+    @property
+    def pictured(self) -> bool:
+        """Whether it reads images, with a class each."""
+        return "image_size" in self.model
+
 
 def tiny(case: Case) -> Case:
     """The same at a size that runs in a moment anywhere."""
     shape = dict(vocab=256, length=32, layers=2, width=64, heads=8)
+    if case.pictured:
+        small = {**case.model, "image_size": 8, "patch_size": 4, "classes": 10}
+        return dataclasses.replace(case, shape=shape | dict(vocab=0, length=5), rows=2, model=small)
     model = {name: value for name, value in case.model.items() if name != "attention"}
     if "mlp_width" in model:
         model |= {"mlp_width": 128, "kv_heads": 8 if model["kv_heads"] == 8 else 4}
@@ -70,12 +79,17 @@ def gpu() -> dict[str, Case]:
 
 
 def cpu() -> dict[str, Case]:
-    """Of a CPU, in float32: nanoGPT's two sizes on characters, GPT-2, and SmolLM2-135M with LoRA and in full."""
+    """Of a CPU, in float32: nanoGPT's two sizes on characters, GPT-2, SmolLM2-135M with LoRA and in full, and two ViTs."""
     characters = dict(vocab=65)
+    digits = VIT | dict(image_size=28, patch_size=4, channels=1, classes=10)
+    photos = VIT | dict(image_size=224, patch_size=16, channels=3, classes=1000)
+    named = dict(name="classification")
     return {
         "4x128": Case(characters | dict(length=64, layers=4, width=128, heads=4), 12, peer=True),
         "6x384": Case(characters | dict(length=256, layers=6, width=384, heads=6), 16, peer=True),
         "124M": Case(GPT | dict(length=512, layers=12, width=768, heads=12), 2, peer=True),
         "smollm2-lora": Case(SMOLLM2, 4, LIKE_SMOLLM2, lora=8, peer=True),
         "smollm2-full": Case(SMOLLM2, 4, LIKE_SMOLLM2, peer=True),
+        "vit-4x28": Case(dict(vocab=0, length=50, layers=4, width=128, heads=4), 64, digits, named, peer=True),
+        "vit-s16-224": Case(dict(vocab=0, length=197, layers=12, width=384, heads=6), 8, photos, named, peer=True),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import cases, input_pipeline, stall
+from benchmarks import cases, image_input, input_pipeline, stall
 from benchmarks.training import LOGITS, LOSSES, OURS, STEPS
 from ptft_jax.reporting import plots
 
@@ -23,7 +23,7 @@ ptft bench --tiny 4x128 growth-width --out=runs/bench
 
 ## A training step
 
-In float32 on the CPU, AdamW with clipping, on random tokens. A number is the time of the **fastest valid peer** over the time of
+In float32 on the CPU, AdamW with clipping, on random tokens or pixels. A number is the time of the **fastest valid peer** over the time of
 the column: above 1 it is faster than every peer. "scanned" and "unrolled" are ours (`model.scan`). Before it is timed, each side gets
 the same weights and has to give the same logits (within {LOGITS:g}) and, over {STEPS} steps of training, the same losses (within
 {LOSSES:.1%}); where it does not, its figure is void. Sides take turns, and the median of the rounds counts.
@@ -34,6 +34,8 @@ SHAPES = {
     "124M": "GPT-2 124M, 2 rows of 512 tokens",
     "smollm2-lora": "SmolLM2-135M's shape, 4 rows of 256, LoRA of rank 8 on all linear layers",
     "smollm2-full": "SmolLM2-135M's shape, 4 rows of 256, all parameters",
+    "vit-4x28": "a ViT of 4 layers of 128, 64 images of 28 x 28 in patches of 4",
+    "vit-s16-224": "ViT-S/16, 8 images of 224 x 224",
 }
 _STEP = {"seconds": "a step", "compile": "compiling", "bytes": "memory"}
 _SAVED = {"seconds": "until it is on disk", "stall": "training waits", "bytes": "bytes on disk"}
@@ -59,6 +61,7 @@ def render(results: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
     parts += ["## Decoding\n", *_decoding(results)]
     parts += ["## From the command to the first step\n", *_start(results.get("start"), figures)]
     parts += ["## What a run does beside its steps\n", *_saving(results.get("saving")), *_input(results.get("input"))]
+    parts += _images(results)
     parts += ["## How cost grows\n", *_growth(results, figures)]
     parts += ["## Quality for the time\n", *_quality(results.get("quality"), figures)]
     parts += ["## Measured on\n", *_machines(results)]
@@ -79,6 +82,8 @@ def line(found: Mapping[str, Any]) -> str:
         return f"a save stalls {_shares(found['saving'])['stall']:.2%} of {stall.EVERY} steps"
     if "input" in found:
         return ", ".join(f"{name} {row['extra'] / row['step']:+.2%}" for name, row in found["input"].items())
+    if "images" in found:
+        return ", ".join(f"{name} {1 / row['seconds']:,.0f} images per second" for name, row in found["images"].items())
     return "done"
 
 
@@ -206,6 +211,35 @@ def _input(found: Mapping[str, Any] | None) -> list[str]:
         f"one batch that stays. A step of {many:,} rows is taken as {many // few} of {few}, and its batch as if nothing of it were made during the step\n"
         "before. Batches alone, without a step: the time over plain Grain's.\n",
         table(rows),
+    ]
+
+
+def _images(results: Mapping[str, Any]) -> list[str]:
+    said, found = ["### Images\n"], results.get("image-input")
+    if not found:
+        return [*said, NOT_YET + "\n"]
+    took = {name: row["seconds"] for name, row in found["images"].items()}
+    others = {name: seconds for name, seconds in took.items() if name not in image_input.OURS}
+    base = min(others, key=others.__getitem__, default="")
+    step = results.get("vit-s16-224")  # what one image takes of ours there, where it was measured
+    share = min(step["sides"][side]["seconds"] for side in OURS) / step["case"]["rows"] if step else None
+    rows = [
+        {
+            "loader": name,
+            "images per second": f"{1 / seconds:,.0f}",
+            **({f"of {base} (1)": f"{others[base] / seconds:.2f}"} if base else {}),
+            **({"of a step of ViT-S/16": f"{seconds / share:.1%}"} if share else {}),
+        }
+        for name, seconds in took.items()
+    ]
+    size, side = image_input.SIZE, image_input.SIDE
+    return [
+        *said,
+        f"Batches of {size} x {size} pixels out of a folder of JPEGs of {side} x {side}, by a random part made as large as that, a flip and other colors, with\n"
+        "one worker each: a thread of ours, a process of theirs. Ours decodes an image when a run first sees it, and keeps its pixels; theirs\n"
+        "decode it every time.\n",
+        table(rows),
+        *(f"- {name} was not measured: {why}.\n" for name, why in found["absent"].items()),
     ]
 
 

@@ -30,7 +30,7 @@ class Side:
     Attributes:
       step: makes one training step, and returns its loss, which may not be there yet.
       read: the loss as a number, once it is there.
-      logits: of the first row, before anything was trained, [T, V].
+      logits: of the first row, before anything was trained, [T, V], or [classes].
     """
 
     step: Callable[[], Any]
@@ -44,7 +44,12 @@ def absent(case: Case) -> dict[str, str]:
 
 
 def known(case: Case) -> dict[str, tuple[tuple[str, ...], Callable[..., Side]]]:
-    """Peers of a case by name: what each needs, and what makes its side from the case, our parameters and the tokens."""
+    """Peers of a case by name: what each needs, and what makes its side from the case, our parameters and what is learned
+    (`benchmarks.training.ours`)."""
+    if case.pictured:
+        from benchmarks import image_peers
+
+        return image_peers.known()
     if "kv_heads" not in case.model:
         return {
             "PyTorch": (("torch",), _plain),
@@ -78,7 +83,7 @@ def _learned(model: Any) -> list[Any]:
 def groups(model: Any) -> list[dict[str, Any]]:
     """Matrices decay, vectors do not: as `optimizer.decay_rules` has it by default."""
     learned = _learned(model)
-    matrices, vectors = ([p for p in learned if (p.ndim > 1) == wide] for wide in (True, False))
+    matrices, vectors = ([p for p in learned if (p.squeeze().ndim > 1) == wide] for wide in (True, False))
     found = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     return [group for group in found if group["params"]]
 

@@ -26,6 +26,7 @@ def trainer(
 
     from ptft_jax import config as configs
     from ptft_jax.adapters import build
+    from ptft_jax.data.pictures import settled
     from ptft_jax.parallel import mesh
     from ptft_jax.training.trainer import Trainer
 
@@ -40,7 +41,20 @@ def trainer(
     values["objective"] |= objective or {}
     values["data"] |= {"length": shape["length"], "batch_size": rows}
     values["optimizer"] |= {"schedule": "constant", "learning_rate": 1e-3, "warmup_steps": 0}
+    settled.complete(values)
     return Trainer(values, mesh=mesh.make(fsdp=devices, devices=jax.devices()[:devices]), tuned=tuned)
+
+
+def images(model: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    """Rows of random pixels, each with a random class, for settings of `config.model`."""
+    import numpy as np
+
+    rng, size = np.random.default_rng(0), model["image_size"]
+    return {
+        "inputs": rng.integers(0, 256, (rows, size, size, model["channels"])).astype(np.uint8),
+        "targets": rng.integers(0, model["classes"], rows).astype(np.int32),
+        "weights": np.ones(rows, np.float32),
+    }
 
 
 def batch(shape: Mapping[str, int], rows: int) -> dict[str, Any]:

@@ -16,8 +16,9 @@ OURS = ("scanned", "unrolled")
 LOGITS, LOSSES, STEPS = 1e-3, 1e-3, 3
 
 
-def ours(case: Case, scan: bool) -> tuple[peers.Side, dict[str, np.ndarray], np.ndarray]:
-    """(our side, the parameters that it starts with by path, tokens [rows, T + 1])."""
+def ours(case: Case, scan: bool) -> tuple[peers.Side, dict[str, np.ndarray], Any]:
+    """(our side, the parameters that it starts with by path, what is learned: tokens [rows, T + 1], or of images (floats [rows, C, H, W] as the
+    model reads them, classes [rows]))."""
     import jax
 
     from ptft_jax.params.rules import flatten
@@ -26,8 +27,16 @@ def ours(case: Case, scan: bool) -> tuple[peers.Side, dict[str, np.ndarray], np.
     made = setup.trainer(
         case.shape, case.rows, scan=scan, tune=tune if case.lora else None, model=case.model, objective=case.objective
     )
-    state, batch = made.init(0), setup.batch(case.shape, case.rows)
-    tokens = np.concatenate([batch["inputs"], batch["targets"][:, -1:]], axis=1)
+    state = made.init(0)
+    if case.pictured:
+        from ptft_jax.model.vision import normalized
+
+        batch = setup.images(case.model, case.rows)
+        pixels = normalized(jax.numpy.asarray(batch["inputs"]), made.model.spec)
+        learned: Any = np.array(pixels).transpose(0, 3, 1, 2).copy(), batch["targets"]
+    else:
+        batch = setup.batch(case.shape, case.rows)
+        learned = np.concatenate([batch["inputs"], batch["targets"][:, -1:]], axis=1)
     if "kv_heads" in case.model:  # as transformers has it, where a row's last token predicts nothing
         batch["weights"][:, -1] = 0
     params = {**flatten(state.trainable), **flatten(state.frozen)}
@@ -41,7 +50,7 @@ def ours(case: Case, scan: bool) -> tuple[peers.Side, dict[str, np.ndarray], np.
         state, metrics = made.program.train(state, batch)
         return jax.block_until_ready(metrics["loss"])
 
-    return peers.Side(step, lambda loss: float(loss[0] / loss[1]), logits), params, tokens
+    return peers.Side(step, lambda loss: float(loss[0] / loss[1]), logits), params, learned
 
 
 def differences(side: peers.Side, other: peers.Side, losses: Mapping[str, list[float]], name: str) -> dict[str, Any]:
@@ -63,11 +72,11 @@ def measure(case: Case, *, seconds: float = 40.0) -> dict[str, Any]:
     """
     sides: dict[str, peers.Side] = {}
     for name in OURS:
-        sides[name], params, tokens = ours(case, scan=name == "scanned")
+        sides[name], params, learned = ours(case, scan=name == "scanned")
     missing = peers.absent(case)
     for name, (_, make) in peers.known(case).items():
         if name not in missing:
-            sides[name] = make(case, params, tokens)
+            sides[name] = make(case, params, learned)
     losses: dict[str, list[float]] = {}
     for name, side in list(sides.items()):
         try:

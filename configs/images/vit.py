@@ -3,13 +3,10 @@
 from ptft_jax import config as configs
 from ptft_jax.model import presets
 
-SIZE, PATCH = 28, 4
-
 
 def get_config(source: str = "images:letters") -> configs.Config:
     config = configs.default()
-    config.model.update(**presets.family("vit"))
-    config.model.update(image_size=SIZE, patch_size=PATCH, max_length=(SIZE // PATCH) ** 2 + 1)
+    config.model.update(**presets.images("vit", size=28, patch=4))
     config.model.update(layers=4, width=128, heads=4, channels=1, classes=10, dropout=0.1, scan=False)
     config.objective.update(name="classification", label_smoothing=0.1)
     config.data.update(source=source, batch_size=64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -55,11 +55,16 @@ def ridge(
 def votes(train_ND: np.ndarray, classes_N: np.ndarray, test_MD: np.ndarray, k: int, count: int) -> np.ndarray:
     """Scores float64 [M, count]: the sum over the k nearest, by cosine, of exp(cosine / 0.07) (Wu et al. 2018, section 3.4; Caron et al.
     2021, "DINO")."""
-    train, test = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (train_ND, test_MD))
-    scores = np.zeros((len(test), count))
-    for row, (which, cosines) in zip(scores, nearest(test, train, k)):
+    scores = np.zeros((len(test_MD), count))
+    for row, (which, cosines) in zip(scores, by_cosine(train_ND, test_MD, k)):
         np.add.at(row, classes_N[which], np.exp((cosines.astype(np.float64) - 1) / _TEMPERATURE))
     return scores
+
+
+def by_cosine(train_ND: np.ndarray, test_MD: np.ndarray, k: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of each of the second the k nearest of the first, by cosine: their numbers and cosines, the nearest first."""
+    train, test = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (train_ND, test_MD))
+    return nearest(test, train, k)
 
 
 def logistic(train: np.ndarray, classes_N: np.ndarray, test: np.ndarray, count: int) -> np.ndarray:

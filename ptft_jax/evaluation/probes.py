@@ -12,6 +12,7 @@ import numpy as np
 
 from ptft_jax import config as configs
 from ptft_jax.data import batches, class_names
+from ptft_jax.data.rows import RowSet
 from ptft_jax.errors import UserError, nearest
 from ptft_jax.evaluation import probe_fits, zero_shot
 from ptft_jax.model.inputs import Inputs
@@ -20,6 +21,7 @@ from ptft_jax.params.rules import flatten
 
 PROBES = ("ridge", "linear", "attention", "knn", zero_shot.NAME)
 POOLINGS = ("token", "mean")
+_SHOWN, _BESIDE = 12, 8  # images, and neighbors of each
 _MOST = 1 << 32  # bytes of states of all tokens, which the attention probe learns from at once
 
 
@@ -29,13 +31,15 @@ class Labelled(NamedTuple):
     Attributes:
       states: float32 [N, D], or [N, T, D] of all their tokens.
       classes: int32 [N].
+      rows: what they were made of.
     """
 
     states: np.ndarray
     classes: np.ndarray
+    rows: RowSet
 
     def some(self, chosen: np.ndarray) -> Labelled:
-        return Labelled(self.states[chosen], self.classes[chosen])
+        return self._replace(states=self.states[chosen], classes=self.classes[chosen])
 
 
 def evaluate(
@@ -51,6 +55,7 @@ def evaluate(
     prompts: Sequence[str] = zero_shot.PROMPTS,
     batch_size: int = 64,
     plugins: Sequence[str] = (),
+    neighbors: list[dict[str, Any]] | None = None,
     **reading: Any,
 ) -> dict[str, Any]:
     """How many of a split's images are named rightly by probes that learn from the source's train split.
@@ -65,6 +70,7 @@ def evaluate(
       pooling: whether the class token's last state is read, or the mean of the patches'; "" = as `model.pooling` has it. The attention
         probe reads all.
       k: neighbors, or all where fewer were learned from.
+      neighbors: gets, with the probe knn, some measured images beside those that it learns from and that are nearest: see `_beside`.
       prompts: of the probe "prompts", which learns from nothing: texts with {} in the place of the name of a class.
       reading: other settings of `config.data` than the run's.
 
@@ -98,6 +104,9 @@ def evaluate(
     found |= {"learned_from": len(learned.classes), "pooling": pooling}
     classes = int(max(learned.classes.max(), measured.classes.max())) + 1
     first = spec.before_patches if whole else 1
+    if neighbors is not None and "knn" in probes:
+        train, test = (_pooled(part.states, "knn", pooling, first) for part in (learned, measured))
+        neighbors += _beside(learned, measured, train, test, head.names, k, seed)
     for count in shots:
         some = learned.some(order < (count or len(order)))
         for probe in probes:
@@ -147,7 +156,35 @@ def _read(
         states = _states(loaded.model, loaded.params, batch["inputs"], whole)
         parts.append((np.asarray(states), batch["targets"]))
     states, classes = (np.concatenate(values)[:count] for values in zip(*parts))
-    return Labelled(states, classes), head
+    return Labelled(states, classes, rows), head
+
+
+def _beside(
+    learned: Labelled,
+    measured: Labelled,
+    train: np.ndarray,
+    test: np.ndarray,
+    names: Sequence[str],
+    k: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Measured images, drawn by the seed, in their order: {"number", "class", "image": uint8 [H, W, C], "nearest": the same of each of the
+    nearest images that are learned from, the nearest first, with their "cosine"}."""
+
+    def shown(part: Labelled, number: int) -> dict[str, Any]:
+        own = int(part.classes[number])
+        image = part.rows.batch(np.asarray([number]), [(0, number)])["inputs"][0]
+        return {"number": number, "class": names[own] if own < len(names) else str(own), "image": image}
+
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(test))[:_SHOWN])
+    found = probe_fits.by_cosine(train, test[chosen], min(k, _BESIDE, len(train)))
+    return [
+        {
+            **shown(measured, int(number)),
+            "nearest": [{**shown(learned, int(n)), "cosine": float(cosine)} for n, cosine in zip(*nearest)],
+        }
+        for number, nearest in zip(chosen, found)
+    ]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

@@ -135,37 +135,20 @@ class ViT:
 
     def read(self, c: Fields) -> dict[str, Any]:
         known = {name: value for value, name in self.architectures.items()}
-        given = (c.get("architectures", None) or ["none"])[0]
-        if given not in known:
-            raise UserError(f"{c.where}: config.json: architectures = {given!r}: expected one of {', '.join(known)}")
-        size, patch = c.get("image_size", 224), c.get("patch_size", 16)
-        if isinstance(size, list) or isinstance(patch, list):
-            raise UserError(
-                f"{c.where}: config.json: image_size {size!r}, patch_size {patch!r}: expected one number each"
-            )
+        given, images = architecture(c, known), images_of(c)
         return {
-            **sizes(c, (size // patch) ** 2 + self.first, eps=1e-12),
-            "causal": False,
-            "vocab_size": 0,
+            **sizes(c, (images["image_size"] // images["patch_size"]) ** 2 + self.first, eps=1e-12),
+            **images,
             "biases": ("qkv", "out", "mlp", "norm") if c.get("qkv_bias", True) else ("out", "mlp", "norm"),
             "head": "classes",
             "classes": labels.read(c)[0],
-            "image_size": size,
-            "patch_size": patch,
-            "channels": c.get("num_channels", 3),
-            "pixel_mean": colors(c, "image_mean"),
-            "pixel_std": colors(c, "image_std"),
             "distillation": known[given],
         }
 
     def write(self, m: Model) -> dict[str, Any]:
         return {
             **write_sizes(m),
-            "image_size": m["image_size"],
-            "patch_size": m["patch_size"],
-            "num_channels": m["channels"],
-            "image_mean": list(m["pixel_mean"]),
-            "image_std": list(m["pixel_std"]),
+            **write_images(m),
             "qkv_bias": "qkv" in m["biases"],
             **labels.write((), m["classes"]),
         }
@@ -193,6 +176,41 @@ class ViT:
 
     def class_head(self, m: Model) -> list[Tensor]:
         return linear("head/classes", "classifier", True)
+
+
+def architecture(c: Fields, known: dict[str, Any]) -> str:
+    """That of a config.json; the first where it names none. Raises UserError for one that is not known."""
+    given = str((c.get("architectures", None) or list(known))[0])
+    if given not in known:
+        raise UserError(f"{c.where}: config.json: architectures = {given!r}: expected one of {', '.join(known)}")
+    return given
+
+
+def images_of(c: Fields) -> dict[str, Any]:
+    """What is alike in all models of images."""
+    size, patch = c.get("image_size", 224), c.get("patch_size", 16)
+    if isinstance(size, list) or isinstance(patch, list):
+        raise UserError(f"{c.where}: config.json: image_size {size!r}, patch_size {patch!r}: expected one number each")
+    return {
+        "causal": False,
+        "vocab_size": 0,
+        "image_size": size,
+        "patch_size": patch,
+        "channels": c.get("num_channels", 3),
+        "pixel_mean": colors(c, "image_mean"),
+        "pixel_std": colors(c, "image_std"),
+    }
+
+
+def write_images(m: Model) -> dict[str, Any]:
+    """As `images_of`, for a config.json."""
+    return {
+        "image_size": m["image_size"],
+        "patch_size": m["patch_size"],
+        "num_channels": m["channels"],
+        "image_mean": list(m["pixel_mean"]),
+        "image_std": list(m["pixel_std"]),
+    }
 
 
 def colors(c: Fields, name: str) -> tuple[float, ...]:

@@ -4,48 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ptft_jax.errors import UserError
 from ptft_jax.interop import labels
 from ptft_jax.interop.config_reader import Fields, sizes, write_sizes
-from ptft_jax.interop.encoders import colors
+from ptft_jax.interop.encoders import architecture, images_of, write_images
 from ptft_jax.interop.names import Model, Part, Tensor, linear, norm
 
 _BIASES = ("qkv", "out", "mlp", "norm")
 _MOST_RATIO = 64
-
-
-def architecture(c: Fields, known: dict[str, Any]) -> str:
-    """That of a config.json; the first where it names none. Raises UserError for one that is not known."""
-    given = str((c.get("architectures", None) or list(known))[0])
-    if given not in known:
-        raise UserError(f"{c.where}: config.json: architectures = {given!r}: expected one of {', '.join(known)}")
-    return given
-
-
-def _images(c: Fields) -> dict[str, Any]:
-    """What is alike in all of them."""
-    size, patch = c.get("image_size", 224), c.get("patch_size", 16)
-    if isinstance(size, list) or isinstance(patch, list):
-        raise UserError(f"{c.where}: config.json: image_size {size!r}, patch_size {patch!r}: expected one number each")
-    return {
-        "causal": False,
-        "vocab_size": 0,
-        "image_size": size,
-        "patch_size": patch,
-        "channels": c.get("num_channels", 3),
-        "pixel_mean": colors(c, "image_mean"),
-        "pixel_std": colors(c, "image_std"),
-    }
-
-
-def _write_images(m: Model) -> dict[str, Any]:
-    return {
-        "image_size": m["image_size"],
-        "patch_size": m["patch_size"],
-        "num_channels": m["channels"],
-        "image_mean": list(m["pixel_mean"]),
-        "image_std": list(m["pixel_std"]),
-    }
 
 
 class Dinov2:
@@ -62,7 +27,7 @@ class Dinov2:
 
     def read(self, c: Fields) -> dict[str, Any]:
         head = self.architectures[architecture(c, self.architectures)]
-        gated, images = bool(c.get("use_swiglu_ffn", False)), _images(c)
+        gated, images = bool(c.get("use_swiglu_ffn", False)), images_of(c)
         width, registers = c.need("hidden_size"), c.get("num_register_tokens", 4) if self.registered else 0
         mlp = _hidden(width, c.get("mlp_ratio", 4), gated)
         values = {"hidden_act": "gelu", **c.values, "intermediate_size": mlp}
@@ -86,7 +51,7 @@ class Dinov2:
         fitting = (n for n in range(1, _MOST_RATIO) if _hidden(m["width"], n, m["gated"]) == m["mlp_width"])
         return {
             **own,
-            **_write_images(m),
+            **write_images(m),
             "mlp_ratio": next(fitting, max(round(m["mlp_width"] / m["width"]), 1)),
             "hidden_act": "gelu" if m["gated"] else own["hidden_act"],
             "use_swiglu_ffn": m["gated"],
@@ -160,7 +125,7 @@ class ClipVision:
         return {**self._tower(c), "vector_width": c.get("projection_dim", 512) if projected else 0}
 
     def _tower(self, c: Fields) -> dict[str, Any]:
-        images = _images(c)
+        images = images_of(c)
         length = (images["image_size"] // images["patch_size"]) ** 2 + 1
         return {
             **sizes(Fields({"hidden_act": self.act, **c.values}, c.where), length, eps=self.eps),
@@ -174,7 +139,7 @@ class ClipVision:
 
     def write(self, m: Model) -> dict[str, Any]:
         projected = {"projection_dim": m["vector_width"]} if m["vector_width"] else {}
-        return {**write_sizes(m), **_write_images(m), **projected}
+        return {**write_sizes(m), **write_images(m), **projected}
 
     def tensors(self, m: Model) -> list[Tensor]:
         p = self.prefix

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from ptft_jax.model import rotary
-from ptft_jax.model.dot_product import Seen, attention, attention_to_cache
+from ptft_jax.model.dot_product import Seen, attention, attention_to_cache, weights_of
 from ptft_jax.model.layers import Linear, Norm, PerRow, SublayerAdapter
 from ptft_jax.model.ring import ring
 from ptft_jax.model.spec import ModelSpec
@@ -88,10 +89,7 @@ class Attention(nnx.Module):
     ) -> tuple[jax.Array, Cache | None]:
         """Returns ([B, T, D], cache). The new keys and values are written to the cache from slot `start` on (of all rows, or
         [B]), and all S slots are attended to as the view has it."""
-        q = self._heads(self.query(x_BTD, per_row), self.query_norm)
-        k, v = self.keys_and_values(x_BTD, per_row)
-        if view.rotation is not None:
-            q, k = rotary.rotate(q, view.rotation), rotary.rotate(k, view.rotation)
+        q, k, v = self._projected(x_BTD, view, per_row)
         if cache is not None:
             assert start is not None, "what is written to a cache has a slot"
             cache = (_written(cache[0], k, start), _written(cache[1], v, start))
@@ -102,6 +100,33 @@ class Attention(nnx.Module):
             k, v = (jnp.swapaxes(kept.reshape(rows, -1, *kept.shape[1:]), 1, 2) for kept in cache)
         y = self.attend(q, k, v, view.seen) if self.prefix is None else self.prefix(self, q, k, v, view)
         return self.out(y.reshape(*x_BTD.shape[:2], -1), per_row), cache
+
+    def _projected(
+        self, x_BTD: jax.Array, view: View, per_row: PerRow | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries [B, T, N, H], keys and values [B, T, K, H]."""
+        q = self._heads(self.query(x_BTD, per_row), self.query_norm)
+        k, v = self.keys_and_values(x_BTD, per_row)
+        if view.rotation is not None:
+            q, k = rotary.rotate(q, view.rotation), rotary.rotate(k, view.rotation)
+        return q, k, v
+
+    def weights(self, x_BTD: jax.Array, view: View, per_row: PerRow | None = None) -> jax.Array:
+        """How much each position attends to each, the mean over heads, float32 [B, T, T]. What learned keys before the row get is missing from
+        its sums."""
+        q, k, v = self._projected(x_BTD, view, per_row)
+        found: list[jax.Array] = []
+
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, seen: Seen, implementation: str = "") -> jax.Array:
+            found.append(weights_of(self.scale, self.spec.attention_cap, q, k, seen))
+            return jnp.zeros_like(q)
+
+        if self.prefix is None:
+            attend(q, k, v, view.seen)
+        else:
+            seen_by = types.SimpleNamespace(attend=attend, keys_and_values=self.keys_and_values)
+            self.prefix(cast(Attention, seen_by), q, k, v, view)  # the row is what it attends to first
+        return jnp.mean(found[0], axis=(1, 2))[..., -x_BTD.shape[1] :]
 
     @property
     def scale(self) -> float:

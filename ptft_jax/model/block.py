@@ -55,6 +55,10 @@ class Block(nnx.Module):
         y = self._adapted(mlp, inputs, y, after_BTD, ends, per_row)
         return self._add(after_BTD, y, ends, per_row, 1), cache, routing
 
+    def attention_weights(self, x_BTD: jax.Array, view: View, per_row: PerRow | None = None) -> jax.Array:
+        """`Attention.weights` of the stream before the block, float32 [B, T, T]."""
+        return self.attention.weights(_maybe(self.attention_norm, x_BTD), view, per_row)
+
     def _adapted(
         self,
         sublayer: Attention | MLP | MoE,

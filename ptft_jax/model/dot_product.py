@@ -195,14 +195,18 @@ def attention_to_cache(
 
 def _plain(scale: float, cap: float, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, seen: Seen) -> jax.Array:
     """The formula, for compilers that fuse it themselves."""
+    weights = weights_of(scale, cap, q_BTNH, k_BSKH, seen).astype(v_BSKH.dtype)
+    return jnp.einsum("bkgts,bskh->btkgh", weights, v_BSKH).reshape(q_BTNH.shape)
+
+
+def weights_of(scale: float, cap: float, q_BTNH: jax.Array, k_BSKH: jax.Array, seen: Seen) -> jax.Array:
+    """The softmax of `attention`, float32 [B, K, N / K, T, S]: how much each query attends to each key."""
     b, t, n, h = q_BTNH.shape
     s, kv = k_BSKH.shape[1:3]
     q_BTKGH = q_BTNH.reshape(b, t, kv, n // kv, h)
     scores = jnp.einsum("btkgh,bskh->bkgts", q_BTKGH * scale, k_BSKH, preferred_element_type=jnp.float32)
     allowed = seen.allowed(Span(0, t), Span(0, s))
-    scores = jnp.where(allowed[:, None, None], soft_cap(scores, cap), FLOOR)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_BSKH.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", weights, v_BSKH).reshape(b, t, n, h)
+    return jax.nn.softmax(jnp.where(allowed[:, None, None], soft_cap(scores, cap), FLOOR), axis=-1)
 
 
 def _fused(scale: float, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, seen: Seen) -> jax.Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ptft_jax.model.dot_product import Seen, attention
+from ptft_jax.model.dot_product import EVERYTHING, attention, weights_of
 from ptft_jax.model.layers import ACTIVATIONS, MLP, Embedding, Linear, Norm, soft_cap
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.texts import TextTower
@@ -55,12 +55,21 @@ class Pool(nnx.Module):
         parts = {"token": [x_BTD[:, 0]], "mean": [mean_BD], "both": [x_BTD[:, 0], mean_BD]}[self.how]
         return jnp.concatenate(parts, axis=-1)
 
+    def weights(self, x_BTD: jax.Array) -> jax.Array:
+        """How much of each token is read, float32 [B, T]: of "attention" its probabilities, the mean over heads; else shares of one, of "both"
+        the class token's."""
+        if self.attention is not None:
+            return self.attention.weights(x_BTD)
+        place = jnp.arange(x_BTD.shape[1])
+        read_T = place >= self.first if self.how == "mean" else place == 0
+        return jnp.broadcast_to(read_T / jnp.sum(read_T), x_BTD.shape[:2])
+
 
 class AttentionPool(nnx.Module):
     """y + MLP(norm(y)) of y, what a learned query attends to."""
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
-        self.heads = spec.heads
+        self.heads, self.scale = spec.heads, (spec.width // spec.heads) ** -0.5
         init = jax.nn.initializers.normal(spec.init_std)
         self.probe = nnx.Param(init(rngs.params(), (spec.width,), jnp.dtype(spec.param_dtype)))
 
@@ -73,14 +82,22 @@ class AttentionPool(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """[B, D]."""
-        b, _, width = x_BTD.shape
-        q_BTNH = self.query(jnp.broadcast_to(self.probe[...].astype(x_BTD.dtype), (b, 1, width)))
-        q, k, v = (
-            y.reshape(b, -1, self.heads, width // self.heads) for y in (q_BTNH, self.key(x_BTD), self.value(x_BTD))
-        )
-        found = attention(q, k, v, Seen(causal=False), scale=(width // self.heads) ** -0.5, implementation="xla")
-        y_BD = self.out(found.reshape(b, width))
+        q, k = self._queries_and_keys(x_BTD)
+        found = attention(q, k, self._by_heads(self.value(x_BTD)), EVERYTHING, scale=self.scale, implementation="xla")
+        y_BD = self.out(found.reshape(x_BTD.shape[0], -1))
         return y_BD + self.mlp(self.norm(y_BD))
+
+    def weights(self, x_BTD: jax.Array) -> jax.Array:
+        """How much the query attends to each token, the mean over heads, float32 [B, T]."""
+        found = weights_of(self.scale, 0.0, *self._queries_and_keys(x_BTD), EVERYTHING)
+        return jnp.mean(found, axis=(1, 2))[:, 0]
+
+    def _queries_and_keys(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
+        probe = jnp.broadcast_to(self.probe[...].astype(x_BTD.dtype), (x_BTD.shape[0], 1, x_BTD.shape[2]))
+        return self._by_heads(self.query(probe)), self._by_heads(self.key(x_BTD))
+
+    def _by_heads(self, x_BTD: jax.Array) -> jax.Array:
+        return x_BTD.reshape(*x_BTD.shape[:2], self.heads, -1)
 
 
 class VectorHead(nnx.Module):

@@ -92,3 +92,10 @@ def family(name: str) -> dict[str, Any]:
     if name not in FAMILIES:
         raise UserError(f"no model family {name!r}: expected one of {', '.join(FAMILIES)}{nearest(name, FAMILIES)}")
     return dict(FAMILIES[name])
+
+
+def images(name: str, size: int, patch: int) -> dict[str, Any]:
+    """As `family`, of images that are `size` pixels high and wide, in patches of `patch`."""
+    found = family(name)
+    before = found["max_length"] - (found["image_size"] // found["patch_size"]) ** 2
+    return found | {"image_size": size, "patch_size": patch, "max_length": (size // patch) ** 2 + before}

@@ -34,10 +34,20 @@ from ptft_jax.model.trunk import Trunk
 from ptft_jax.model.vision import PixelDecoder
 
 Params = dict[str, Any]
+# Of a block, the streams before and behind it [B, T, D], its view and `PerRow`: what of it is kept.
+Keep = Callable[[Block, jax.Array, jax.Array, View, PerRow], jax.Array]
 
 
 def _made(prefix: Callable[[], tuple[jax.Array, jax.Array]] | None) -> tuple[jax.Array, jax.Array] | None:
     return None if prefix is None else prefix()
+
+
+def _stream(block: Block, before: jax.Array, after: jax.Array, view: View, per_row: PerRow) -> jax.Array:
+    return after
+
+
+def _attention_weights(block: Block, before: jax.Array, after: jax.Array, view: View, per_row: PerRow) -> jax.Array:
+    return block.attention_weights(before, view, per_row)
 
 
 def _pure(module: nnx.Module) -> Params:
@@ -204,13 +214,27 @@ class Transformer:
 
     def streams(self, params: Params, inputs: Inputs | jax.Array) -> jax.Array:
         """The stream [layers + 1, B, T, D] behind the embedding and behind each block, before the final norm; arguments as for `run`."""
-        _, (_, streams) = self._through(params, self._trunk(params), Inputs.of(inputs), keep=True)
-        return streams[:, :, self.virtual_tokens :]
+        _, (_, (first, streams)) = self._through(params, self._trunk(params), Inputs.of(inputs), keep=_stream)
+        return jnp.concatenate([first[None], streams])[:, :, self.virtual_tokens :]
+
+    def attention_weights(self, params: Params, inputs: Inputs | jax.Array) -> jax.Array:
+        """How much each position attends to each, in each layer, the mean over heads: float32 [layers, B, T, T], as
+        `ptft_jax.model.attention.Attention.weights` has it; arguments as for `run`. Learned vectors before the row are among the T."""
+        _, (_, (_, weights)) = self._through(params, self._trunk(params), Inputs.of(inputs), keep=_attention_weights)
+        return weights
+
+    def read_weights(self, params: Params, x_BTD: jax.Array) -> jax.Array:
+        """How much of each token's last hidden state the head of a model of images reads, float32 [B, T]: see `heads.Pool.weights`."""
+        head = self._trunk(params).head
+        assert isinstance(head, heads.ClassHead | heads.VectorHead) and head.pool is not None, (
+            "it reads one vector of an image"
+        )
+        return head.pool.weights(x_BTD)
 
     def _through(
-        self, params: Params, trunk: Trunk, inputs: Inputs, *, routing: bool = False, keep: bool = False
+        self, params: Params, trunk: Trunk, inputs: Inputs, *, routing: bool = False, keep: Keep | None = None
     ) -> tuple[jax.Array, tuple[Routing | None, Any]]:
-        """What `_stacks` gives of rows, with their learned vectors; where it is to `keep` streams, that behind the embedding is the first."""
+        """What `_stacks` gives of rows, with their learned vectors; where it is to `keep` something, behind the stream that went in."""
         neighbors = self._neighbors(params, trunk, inputs)
         per_row = PerRow(
             inputs.keys, self._numbers(inputs.adapters), self._counted(inputs) if routing else None, neighbors
@@ -227,7 +251,7 @@ class Transformer:
         return found.states(inputs.neighbors, y if trunk.final_norm is None else trunk.final_norm(y))
 
     def _read(
-        self, params: Params, trunk: Trunk, inputs: Inputs, per_row: PerRow, *, keep: bool = False
+        self, params: Params, trunk: Trunk, inputs: Inputs, per_row: PerRow, *, keep: Keep | None = None
     ) -> tuple[jax.Array, tuple[Routing | None, Any]]:
         """As `_through`, by what is each row's own."""
         spec = self.spec.resolved
@@ -241,7 +265,7 @@ class Transformer:
         )
         views, prefix = self._views(seen, inputs.placed), _made(trunk.prefix)
         y_BTD, (used, kept) = self._stacks(params["blocks"], x_BTD, views, prefix, per_row=per_row, keep=keep)
-        return y_BTD, (used, jnp.concatenate([x_BTD[None], kept]) if keep else None)
+        return y_BTD, (used, None if keep is None else (x_BTD, kept))
 
     def _counted(self, inputs: Inputs) -> jax.Array:
         """Which positions, bool [B, T] with the learned prompt's, hold something of the input."""
@@ -434,10 +458,10 @@ class Transformer:
         prefix: tuple[jax.Array, jax.Array] | None = None,
         *,
         per_row: PerRow,
-        keep: bool = False,
+        keep: Keep | None = None,
     ) -> tuple[jax.Array, tuple[Routing | None, Any]]:
         """Runs consecutive stacks of layers, scanned or unrolled; a frozen first stack costs no backward pass. Returns the stream;
-        how experts were used, None where there are none; and the stream behind each layer [layers, B, T, D] where these are to `keep`."""
+        how experts were used, None where there are none; and what is to be kept [layers, ...] of each layer."""
         kinds = self.spec.kinds
 
         def runner(view_of: Callable[[jax.Array], View], number: int) -> Callable[[jax.Array, Any], Any]:
@@ -458,7 +482,7 @@ class Transformer:
                         block.mlp.spread, block.mlp.parts = self.constrain.experts, self.constrain.expert_parts
                 y, _, used = block(x, view, per_row=own)
                 y = self._pinned(y)
-                return y, (used, y if keep else None)
+                return y, (used, None if keep is None else keep(block, x, y, view, own))
 
             if self.spec.remat == "none" or number >= (self.spec.remat_layers or self.spec.layers):
                 return layer

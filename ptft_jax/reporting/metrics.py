@@ -18,7 +18,7 @@ from ptft_jax.runs.workdir import Workdir
 
 
 class JsonLines:
-    """The tracker of every run: metrics.jsonl, samples.jsonl, and answers.jsonl once there are any.
+    """The tracker of every run: metrics.jsonl, samples.jsonl, and answers.jsonl and pictures.jsonl once there are any.
 
     On resume, what the run will write again is dropped first: lines after the restored step, what was found at that step where
     that is `pending`, and what is written at the end. So each has one line however often the run was killed.
@@ -26,8 +26,7 @@ class JsonLines:
 
     def start(self, launch: Launch) -> str:
         here = Workdir(launch.workdir)
-        self._answers = here.answers
-        for path in (here.metrics, here.samples, here.answers):
+        for path in (here.metrics, here.samples, here.answers, here.pictures):
             _keep(path, lambda row: _stays(row, launch.step, launch.pending))
         self._metrics, self._samples = (
             (path, path.open("a", encoding="utf-8")) for path in (here.metrics, here.samples)
@@ -42,10 +41,10 @@ class JsonLines:
         for row in rows:
             _append(self._samples, {"step": step, **row})
 
-    def answers(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        with self._answers.open("a", encoding="utf-8") as file:
+    def rows(self, path: pathlib.Path, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        with path.open("a", encoding="utf-8") as file:
             for row in rows:
-                _append((self._answers, file), {"step": step, **row})
+                _append((path, file), {"step": step, **row})
 
     def close(self, status: str) -> None:
         for path, file in (self._metrics, self._samples):
@@ -82,15 +81,15 @@ class MetricsWriter:
           config, run_id: what these are told of the run.
           say: is told, once, of a tracker that fails.
         """
-        self.status = STOPPED
+        self.status, self._here = STOPPED, Workdir(workdir)
         self._trackers: list[TensorBoard | JsonLines | Relay] = []
         self._files = JsonLines()
         if silent:
             return
         launch = Launch(config or {}, pathlib.Path(workdir), run_id, step, pending)
         if trackers:
-            here = Workdir(workdir)
-            self._trackers.append(Relay(trackers, launch, say, [*here.read_metrics(), *here.read_samples()]))
+            told = [*self._here.read_metrics(), *self._here.read_samples()]
+            self._trackers.append(Relay(trackers, launch, say, told))
         for tracker in (TensorBoard(), self._files) if tensorboard else (self._files,):
             tracker.start(launch)
             self._trackers.insert(0, tracker)
@@ -108,7 +107,12 @@ class MetricsWriter:
     def answers(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Answers of a step, with their scores, for answers.jsonl; the trackers have their means."""
         if self._trackers and rows:
-            self._files.answers(step, rows)
+            self._files.rows(self._here.answers, step, rows)
+
+    def pictures(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Images beside what is made of them at a step, for pictures.jsonl."""
+        if self._trackers and rows:
+            self._files.rows(self._here.pictures, step, rows)
 
     def close(self) -> None:
         """To be called once; what the trackers are told is `status`."""
@@ -123,7 +127,8 @@ def _append(opened: tuple[pathlib.Path, IO[str]], row: Mapping[str, Any]) -> Non
 
 
 def _stays(row: Mapping[str, Any], step: int, pending: bool) -> bool:
-    if row.get("kind") == "test" or row.get("selected"):  # of the end, which is done again
+    # Of the end, which is done again; of pictures of earlier versions all were.
+    if row.get("kind") == "test" or row.get("selected") or "step" not in row:
         return False
     found = row.get("kind") != "train"  # an evaluation or a sample, which come after the step itself
     return row["step"] < step or (row["step"] == step and not (pending and found))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ptft_jax.runs.files import write_bytes, write_text
@@ -45,13 +45,7 @@ class Page:
     def write(self, path: pathlib.Path, footer: str, figures: Sequence[str] = ()) -> None:
         """Writes the page, whole or not at all; text is escaped. `figures`: "svg", "png": also each figure of `ptft_jax.reporting.plots` as
         such a file beside it, called PAGE-TITLE."""
-        import jinja2
-
-        environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("ptft_jax.reporting"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-        )
-        environment.filters["parted"] = _parted
-        template = environment.get_template("report.html")
+        template = templates(parted=_parted).get_template("report.html")
         write_text(path, template.render(title=self.title, lead=self.lead, parts=self._parts, footer=footer))
         for name, drawn in self._named(path.stem):
             for kind in figures:
@@ -65,6 +59,16 @@ class Page:
             name = f"{stem}-{re.sub(r'[^a-z0-9]+', '-', figure.title.lower()).strip('-') or 'figure'}"
             named[name if name not in named else f"{name}-{len(named) + 1}"] = figure
         return list(named.items())
+
+
+def templates(**filters: Callable[[Any], Any]) -> Any:
+    """The pages' templates, in which text is escaped: a `jinja2.Environment` with these filters."""
+    import jinja2
+
+    loader = jinja2.PackageLoader("ptft_jax.reporting")
+    found = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    found.filters |= filters
+    return found
 
 
 def _parted(text: Any) -> Any:

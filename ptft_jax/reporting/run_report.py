@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
@@ -12,9 +11,8 @@ from ptft_jax import config as configs
 from ptft_jax.config.behaviors import BEHAVIOR, TASKS
 from ptft_jax.config.verifiers import is_of_answers
 from ptft_jax.data import overview
-from ptft_jax.data.pictures import decoding
 from ptft_jax.errors import UserError
-from ptft_jax.reporting import clock, merge_page, plots, run_names, settings, thumbnails
+from ptft_jax.reporting import clock, images_page, merge_page, plots, run_names, settings
 from ptft_jax.reporting.answers_against import against_start
 from ptft_jax.reporting.page import Page
 from ptft_jax.reporting.summary_tables import by_adapter, confusion_rows, measures
@@ -40,15 +38,6 @@ _REWARDED = {
     "kept": "share of answers", "unsolved": "share of prompts", "ties": "share of prompts", "rounds": "times that prompts were drawn",
     "value_loss": "half the squared error", "explained_variance": "share of the variance of returns",
 }  # fmt: skip
-
-
-# Kinds of images that are shown (`ptft_jax.evaluation.gallery`), and what is said above them.
-_KINDS = {
-    "mistake": "the most confident mistakes",
-    "example": "the first images",
-    "hidden": "what is seen, what is predicted of the rest, and the image",
-}
-_PARTS = {"seen": "seen", "made": "predicted", "image": "true"}
 
 
 def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
@@ -80,7 +69,7 @@ def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
         _measures,
         _time,
         _drift,
-        _pictures,
+        images_page.add,
         _data,
         _parameters,
         _samples,
@@ -360,30 +349,6 @@ def _samples(page: Page, rows: Sequence[Row]) -> None:
         page.heading("Samples")
     for name, sample in samples:
         page.sample(f"{name}, step {sample['step']}", sample["prompt"], sample["text"])
-
-
-def _pictures(page: Page, rows: Sequence[Row]) -> None:
-    """Images beside what each run makes of them: the most confident mistakes, the first of the set, and hidden parts."""
-    if any(row["pictures"] for row in rows):
-        page.heading("Images")
-    for row in rows:
-        for kind, said in _KINDS.items():
-            found = [one for one in row["pictures"] if one["kind"] == kind]
-            if found:
-                page.text(f"{row['name']}, {found[0]['set']}: {said}")
-                page.pictures([pair for one in found for pair in _shown(one)])
-
-
-def _shown(one: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if one["kind"] == "hidden":
-        names = ("seen", "made", "image")
-        return [(_uri(one[name]), f"{one['number']}: {_PARTS[name]}") for name in names]
-    right = "" if one["class"] == one["named"] else f", is {one['class']}"
-    return [(_uri(one["image"]), f"{one['named']} {one['probability']:.0%}{right}")]
-
-
-def _uri(image: str) -> str:
-    return thumbnails.uri(decoding.decoded(base64.b64decode(image)))
 
 
 def _answers(page: Page, rows: Sequence[Row]) -> None:

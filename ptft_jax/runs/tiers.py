@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import pathlib
 import shutil
@@ -46,9 +45,9 @@ class Local:
         """As `Checkpoints.save`, of a step at which nothing was measured."""
         self._checkpoints.save(state, params, meta, None)
 
-    def close(self, finished: bool) -> None:
-        """Waits for what is being saved; of a run that has ended nothing is left."""
-        self._checkpoints.close()
+    def close(self, finished: bool, failed: type | None = None) -> None:
+        """Waits for what is being saved; of a run that has ended nothing is left. `failed`: as of an `__exit__`."""
+        self._checkpoints.__exit__(failed)
         if finished:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -72,10 +71,7 @@ class Tiers:
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         if self.local is not None:
-            with (
-                contextlib.nullcontext() if kind is None else contextlib.suppress(UserError)
-            ):  # the first error is told
-                self.local.close(self.finished)
+            self.local.close(self.finished, kind)
 
     def open(self) -> None:
         """Opens the folder of the machine, once the run has an identity. Raises UserError where it cannot be written."""

@@ -69,7 +69,7 @@ class Workdir:
 
     @property
     def pictures(self) -> pathlib.Path:
-        """Images beside what the run makes of them at its end (`ptft_jax.evaluation.gallery`)."""
+        """Images beside what the run makes of them (`ptft_jax.evaluation.gallery`)."""
         return self.path / "pictures.jsonl"
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
+import functools
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,10 @@ from ptft_jax import environment
 from ptft_jax.data import cache, overview, pipeline
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.rows import Rows
-from ptft_jax.evaluation import answers, evaluate, gallery
+from ptft_jax.evaluation import answers, evaluate
 from ptft_jax.evaluation.behavior import BehaviorSet
 from ptft_jax.evaluation.evaluate import EvalSet
+from ptft_jax.evaluation.gallery import Gallery
 from ptft_jax.evaluation.names import SOURCE
 from ptft_jax.objectives import counts
 from ptft_jax.parallel import leaves, processes, sharding
@@ -29,12 +30,12 @@ from ptft_jax.reporting.progress import Reporter
 from ptft_jax.reporting.trackers.base import FAILED, FINISHED
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.checkpoint import Damaged, best_steps, check_files, has_record, read, read_meta, together
-from ptft_jax.runs.files import write_bytes, write_json, write_text
+from ptft_jax.runs.files import write_bytes, write_json
 from ptft_jax.runs.saving import Checkpoints, read_state
 from ptft_jax.runs.tiers import Local, Tiers
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import outcome, profile, reference, scorers, verdicts
-from ptft_jax.training.hooks import Hook
+from ptft_jax.training.hooks import Hook, Moment
 from ptft_jax.training.loop import Loop
 from ptft_jax.training.termination import Terminated, Termination
 from ptft_jax.training.watch import Watch
@@ -341,7 +342,7 @@ class Execution:
             clock=self.clock,
             watch=self.watch,
             local=local,
-            hooks=[*(run.rollouts.hooks if run.rollouts else ()), *remarks, *self.hooks],
+            hooks=[*(run.rollouts.hooks if run.rollouts else ()), *remarks, *self._progress(writer), *self.hooks],
         )
         if run.rollouts:
             run.rollouts.check = loop.check_step
@@ -372,25 +373,39 @@ class Execution:
                     tables[eval_set.name] = counts.shown(confusion, self.run.classes)
         return values, tables
 
-    def _show_pictures(self, state: Any, check: Callable[[], None]) -> None:
-        """Keeps images beside what the best state makes of them: of the test set, or of what was validated on."""
+    @functools.cached_property
+    def _gallery(self) -> Gallery:
         run = self.run
-        sets = run.test_batches or run.eval_batches
-        if not run.pictures or not sets:
+        model = dataclasses.replace(run.trainer.model, constrain=None)
+        copied = NamedSharding(run.trainer.mesh, PartitionSpec()) if jax.process_count() > 1 else None
+        return Gallery(run.trainer.objective, model, run.classes, run.pictures, copied, run.tokenizer)
+
+    def _progress(self, writer: MetricsWriter) -> list[Hook]:
+        """What keeps, at every evaluation, the same images beside what the model makes of them then."""
+        if not self.run.eval_batches or not self._gallery.shows_progress:
+            return []
+        return [Hook(lambda at: at.evaluates, functools.partial(self._show_progress, writer))]
+
+    def _show_progress(self, writer: MetricsWriter, at: Moment) -> None:
+        name, batches = next(iter(self.run.eval_batches.items()))
+        params = self._measured(self.run.trainer.program.whole(at.loop_state))
+        with self.clock("samples"):
+            found = self._gallery.progress(params, map(processes.all_rows, batches), first=at.first)
+        writer.pictures(at.step, [{"set": name, **row} for row in found])
+
+    def _show_pictures(self, state: Any, step: int, writer: MetricsWriter, check: Callable[[], None]) -> None:
+        """Keeps images beside what the best state makes of them: of the test set, or of what was validated on."""
+        sets = self.run.test_batches or self.run.eval_batches
+        if not self.run.pictures or not sets:
             return
         name, batches = next(iter(sets.items()))
-        model = dataclasses.replace(run.trainer.model, constrain=None)
-        params = run.trainer.partition.merge(state.ema or state.trainable, state.frozen)
-        copied = NamedSharding(run.trainer.mesh, PartitionSpec()) if jax.process_count() > 1 else None
         with self.clock("samples"):
-            every = map(processes.all_rows, batches)
-            found = gallery.rows(
-                run.trainer.objective, model, params, every, run.classes, run.pictures, check, copied, run.tokenizer
-            )
-        if not processes.main():
-            return
-        text = "".join(json.dumps({"set": name, **row}, ensure_ascii=False) + "\n" for row in found)
-        write_text(Workdir(run.workdir).pictures, text)
+            found = self._gallery.rows(self._measured(state), map(processes.all_rows, batches), check)
+        writer.pictures(step, [{"set": name, **row, "selected": True} for row in found])
+
+    def _measured(self, state: Any) -> Any:
+        """The parameters of a whole state that are evaluated."""
+        return self.run.trainer.partition.merge(state.ema or state.trainable, state.frozen)
 
     def _finish(self, state: Any, loop: Loop, meta: dict[str, Any], reason: str) -> dict[str, Any]:
         """Goes to the best state, measures it on the test split, samples, and sums up. Can be done again, if it is disturbed.
@@ -409,7 +424,7 @@ class Execution:
         with self.clock("samples"):
             texts = run.sampler(run.trainer.program.whole(state), loop.check)
         writer.sample(best, *({**row, "selected": True} for row in texts))
-        self._show_pictures(run.trainer.program.whole(state), loop.check)
+        self._show_pictures(run.trainer.program.whole(state), best, writer, loop.check)
         recorded = Workdir(run.workdir).read_metrics()
         rows = processes.shared([r for r in recorded if r["kind"] == "eval"])
         at = {r["step"]: {k: v for k, v in r.items() if k not in ("step", "kind", "time")} for r in rows}

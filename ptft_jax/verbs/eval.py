@@ -49,13 +49,19 @@ def main() -> None:
     from ptft_jax.evaluation.standalone import evaluate
 
     asked, looked_up, probed = answered.asked(), neighbors.asked(), probes.asked()
+    page, out = probes.page()
     loaded = load_source()
     if probed:
         from ptft_jax.evaluation import probes as told
 
         options = {"batch_size": args.batch_size, "plugins": args.plugins, **probed, **reading.changes()}
         say_chosen(loaded.source)
-        _print(loaded.source, told.evaluate(loaded, args.data, args.split, **options))
+        beside: list[dict[str, Any]] = []
+        values = told.evaluate(loaded, args.data, args.split, neighbors=beside, **options)
+        if page is not None:
+            page.write(loaded.source.reference, values, beside, out)
+            say(f"report: {out}")
+        _print(loaded.source, values)
         return
     options = {
         "tokens": args.tokens,

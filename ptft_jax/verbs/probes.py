@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 from absl import flags
 
 from ptft_jax.config.field import positive
+from ptft_jax.environment import needed
 from ptft_jax.errors import UserError
 from ptft_jax.verbs.command import define_number
 
@@ -33,7 +35,22 @@ def define() -> None:
         None,
         "With --probe=prompts: a text with {} in the place of the name of a class; may be given several times.",
     )
+    flags.DEFINE_string(
+        "probe_html", None, "With --probe=knn: also write a page of some images beside their nearest to this file."
+    )
     flags.DEFINE_integer("probe_seed", None, "With --probe_shots: which images they are; 0 where not given.")
+
+
+def page() -> tuple[Any, pathlib.Path]:
+    """(what writes --probe_html, or None, and where): what it needs is said to lack before anything is computed."""
+    wanted = flags.FLAGS.probe_html
+    if wanted is None:
+        return None, pathlib.Path()
+    from ptft_jax.reporting import neighbors_page
+    from ptft_jax.runs import places
+
+    needed("PIL.Image", "a picture on a page")
+    return neighbors_page, places.local(wanted, f"--probe_html={wanted}")
 
 
 def asked() -> dict[str, Any]:
@@ -47,6 +64,10 @@ def asked() -> dict[str, Any]:
         )
     if "k" in given and "knn" not in args.probe:
         raise UserError("--probe_k is for nearest neighbors: name knn in --probe")
+    if args.probe_html is not None and "knn" not in args.probe:
+        raise UserError("--probe_html shows nearest neighbors: name knn in --probe")
+    if args.probe_html is not None and not pathlib.Path(args.probe_html).absolute().parent.is_dir():
+        raise UserError(f"--probe_html={args.probe_html}: there is no such folder")
     if "prompts" in given and "prompts" not in args.probe:
         raise UserError("--probe_prompts is for classes by their names: name prompts in --probe")
     if args.probe == ["prompts"] and (idle := [name for name in given if name != "prompts"]):

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import bench, cases, gpu, growth, page, peers, preferences, training, turns
+from benchmarks import bench, cases, gpu, growth, image_input, page, peers, preferences, training, turns
 from ptft_jax.errors import UserError
 from tests.processes import HURRY, ROOT, run
 
@@ -54,6 +54,7 @@ def test_absent_peers_are_said(monkeypatch):
         "transformers, compiled": compiler,
         "TRL SFTTrainer": "the package trl is not installed: pip install 'ptft_jax[bench]'",
     }
+    assert found["vit-s16-224"] == {"transformers, compiled": compiler, "timm, compiled": compiler}
     lora = found["smollm2-lora"]
     assert set(lora) == {"PEFT", "PEFT, compiled", "transformers Trainer", "TRL SFTTrainer"}
     assert all(why == "the package peft is not installed: pip install 'ptft_jax[bench]'" for why in lora.values())
@@ -74,6 +75,21 @@ def test_the_page_is_that_of_the_figures():
     }
 
 
+def test_how_fast_images_are_read(monkeypatch):
+    """At toy size; without the peers, which tests do not import."""
+    pytest.importorskip("PIL")
+    monkeypatch.setattr(image_input.peers, "lacks", lambda needs: "" if needs == ("PIL",) else "not here")
+    found = image_input.measure(tiny=True) | {"machine": {}, "load": [0, 0], "tiny": True}
+    assert found["images"].keys() == set(image_input.OURS) and found["absent"].keys() == set(image_input.THEIRS)
+    assert all(0 < row["low"] <= row["seconds"] <= row["high"] for row in found["images"].values())
+    assert "images per second" in page.line(found)
+    step = {"sides": {"scanned": {"seconds": 4.0}, "unrolled": {"seconds": 3.0}}, "case": {"rows": 2}}
+    seen = {"images": {image_input.OURS[0]: {"seconds": 0.3}, "torchvision": {"seconds": 0.6}}, "absent": {"x": "why"}}
+    text = "\n".join(page._images({"image-input": seen, "vit-s16-224": step}))
+    assert "| ptft_jax, first pass | 3 | 2.00 | 20.0% |" in text and "| torchvision | 2 | 1.00 | 40.0% |" in text
+    assert "- x was not measured: why." in text
+
+
 @pytest.mark.heavy
 def test_the_command_of_the_page(tmp_path):
     [block] = re.findall(r"^```sh\n(.*)\n```$", (ROOT / "docs/benchmarks.md").read_text(), re.MULTILINE)
@@ -92,14 +108,16 @@ def test_the_command_of_the_page(tmp_path):
 
 
 @pytest.mark.live
-@pytest.mark.parametrize("name", ["4x128", "smollm2-lora", "smollm2-full"])
+@pytest.mark.parametrize("name", ["4x128", "smollm2-lora", "smollm2-full", "vit-4x28", "vit-s16-224"])
 def test_peers_compute_the_same(name, monkeypatch):
-    """Plain PyTorch, transformers, its Trainer, PEFT and TRL from our weights, over some steps of training."""
+    """Plain PyTorch, transformers, its Trainer, PEFT, TRL and timm from our weights, over some steps of training."""
     monkeypatch.setattr(peers.shutil, "which", lambda name: None)  # compiling them takes a minute
     found = training.measure(cases.tiny(cases.cpu()[name]), seconds=0.1)
     assert found["void"] == [] and found["best"] and set(found["ratios"]) == {"scanned", "unrolled"}
-    assert all("C++ compiler" in why for why in found["absent"].values()), found["absent"]
-    assert len(found["sides"]) == 2 + (1 if name == "4x128" else 3)
+    absent = {side: why for side, why in found["absent"].items() if not side.startswith("timm")}  # an extra's
+    assert all("C++ compiler" in why for why in absent.values()), absent
+    others = {"4x128": {"PyTorch"}, "vit-4x28": {"transformers"}, "vit-s16-224": {"transformers"}}
+    assert len(found["sides"].keys() - {"timm"}) == 2 + len(others.get(name, range(3)))
 
 
 @pytest.mark.live

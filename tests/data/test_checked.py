@@ -7,7 +7,7 @@ import pytest
 
 from ptft_jax.data import cache, checked, store, store_writer
 from ptft_jax.data.examples import Encoded
-from ptft_jax.data.records import files
+from ptft_jax.data.records import files, known
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def test_a_file_is_read_where_it_changed_or_after_a_week(reads, tmp_path, monkey
             path.write_bytes(content)
             os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as large as it was, and as old
         assert checked.sha256(path) == hashlib.sha256(content).hexdigest() and len(reads) == times
-    now = checked.time.time()
-    monkeypatch.setattr(checked.time, "time", lambda: now + checked.AGAIN + 1)
+    now = known.time.time()
+    monkeypatch.setattr(known.time, "time", lambda: now + checked.Digests.again + 1)
     assert checked.sha256(path) == hashlib.sha256(b"two").hexdigest() and len(reads) == 3
 
 

@@ -161,20 +161,13 @@ BAD = {
 }  # fmt: skip
 
 
-# Those that get far before they fail.
-LATE = (
-    "unread",
-    "impossible",
-    "wrong parent",
-    "unknown dataset",
-    "folder that cannot be",
-    "eval of nothing",
-    "chat without run",
-    "compare what is no run",
-)
+# Those that get far before they fail; and of these some whose words other tests look at without a process.
+LATE = ("wrong parent", "folder that cannot be", "chat without run", "compare what is no run")
+SAID_ELSEWHERE = ("unread", "impossible", "unknown dataset", "eval of nothing")
+TIERS = {**dict.fromkeys(LATE, pytest.mark.heavy), **dict.fromkeys(SAID_ELSEWHERE, pytest.mark.slow)}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.heavy if n in LATE else ()) for n in BAD])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=TIERS.get(n, ())) for n in BAD])
 def test_bad_input_gives_one_message_and_status_2(name, tmp_path):
     words, expected = BAD[name]
     done = ptft(*[w.replace("--workdir=x", f"--workdir={tmp_path}/run") for w in words])

@@ -115,7 +115,7 @@ def test_meshes_and_micro_batches_change_nothing(case):
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(masked, arrays, tmp_path, cache, monkeypatch):
     config = config_of(arrays, **PIXELS) if masked else classes_of(arrays, dropout=0.1)
     if masked:
-        config.objective.name = "masked_images"
+        config.objective.name, config.eval.pictures = "masked_images", 2
     config.data.augment.update(
         crop=0.5, flip=0.5, shift=1, erase=0.3, **({} if masked else {"mixup": 0.4, "cutmix": 1.0})
     )
@@ -129,6 +129,13 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(masked, arrays, tmp_pat
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         rows.append([{k: v for k, v in json.loads(line).items() if k not in TIMED} for line in lines])
     assert rows[0] == rows[1] and len(rows[0]) >= 8
+    if masked:  # the same images at every evaluation
+        one, other = ((tmp_path / name / "pictures.jsonl").read_text() for name in ("whole", "parts"))
+        shown = [json.loads(line) for line in one.splitlines()]
+        assert one == other and [(row["kind"], row["step"]) for row in shown[::2]] == [
+            *(("progress", step) for step in (0, 4, 8)),
+            ("hidden", shown[-1]["step"]),
+        ]
     one, other = (flatten(loading.load(f"{tmp_path}/{name}@last").params) for name in ("whole", "parts"))
     assert all(np.array_equal(one[path], other[path]) for path in one)
 
@@ -153,7 +160,8 @@ def test_two_stages(arrays, tmp_path, cache):
     summary = quiet_train(child, tmp_path / "child")
     assert summary["after"]["validation/accuracy"] > 0.9 > summary["before"]["validation/accuracy"]
     kinds = [json.loads(line)["kind"] for line in (tmp_path / "child/pictures.jsonl").read_text().splitlines()]
-    assert kinds.count("example") == 5 and not (tmp_path / "parent/pictures.jsonl").exists()
+    assert kinds.count("example") == 5 and kinds.count("progress") == 0
+    assert not (tmp_path / "parent/pictures.jsonl").exists()  # `eval.pictures` is 0
     loaded = loading.load(f"{tmp_path}/child")
     theirs, ours = (
         flatten(jax.device_get(loading.load(f"{tmp_path}/{name}").params)) for name in ("parent@last", "child@0")

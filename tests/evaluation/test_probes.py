@@ -13,6 +13,7 @@ from ptft_jax.evaluation import probes, zero_shot
 from ptft_jax.model import spec as specs
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.transformer import Transformer
+from ptft_jax.reporting import neighbors_page
 
 SPEC = specs.ModelSpec(
     vocab_size=0, max_length=5, layers=1, width=16, heads=2, causal=False, head="pixels", positions="sine", image_size=8,
@@ -47,7 +48,7 @@ def loaded(spec=SPEC):
     return types.SimpleNamespace(model=model, params=model.init(jax.random.key(0)), source=source)
 
 
-def test_what_is_measured_is_what_scikit_learn_measures_of_the_states(arrays, cache):
+def test_what_is_measured_is_what_scikit_learn_measures_of_the_states(arrays, tmp_path, cache):
     linear = pytest.importorskip("sklearn.linear_model")
     run = loaded()
     learning = [probe for probe in probes.PROBES if probe != "prompts"]  # which needs a tower for texts
@@ -69,8 +70,31 @@ def test_what_is_measured_is_what_scikit_learn_measures_of_the_states(arrays, ca
     )
     neighbors.fit(states["train"], data["y_train"])
     assert found["probe/knn/all"] == pytest.approx(neighbors.score(states["test"], data["y_test"]), abs=0.04)
-    alone = probes.evaluate(run, f"images:{arrays}", "test", probes=("knn",), shots=(2,), pooling="token")
+    beside = []
+    options = dict(probes=("knn",), shots=(2,), pooling="token", neighbors=beside)
+    alone = probes.evaluate(run, f"images:{arrays}", "test", **options)
     assert alone["probe/knn/2"] == found["probe/knn/2"]  # whether or not all tokens are read
+    assert len({one["number"] for one in beside}) == 12
+    nearest = pytest.importorskip("sklearn.neighbors").NearestNeighbors(
+        n_neighbors=8, metric="cosine", algorithm="brute"
+    )
+    chosen = states["test"][[one["number"] for one in beside]]
+    far, _ = nearest.fit(states["train"]).kneighbors(chosen)
+    every = pytest.importorskip("sklearn.metrics.pairwise").cosine_distances(chosen, states["train"])
+    for one, far_8, far_all in zip(beside, far, every):
+        np.testing.assert_array_equal(one["image"], data["x_test"][one["number"], ..., None])
+        assert one["class"] == str(data["y_test"][one["number"]])
+        assert len({near["number"] for near in one["nearest"]}) == 8
+        np.testing.assert_allclose([near["cosine"] for near in one["nearest"]], 1 - far_8, atol=1e-6)
+        np.testing.assert_allclose(far_all[[near["number"] for near in one["nearest"]]], far_8, atol=1e-6)
+        for near in one["nearest"]:
+            np.testing.assert_array_equal(near["image"], data["x_train"][near["number"], ..., None])
+            assert near["class"] == str(data["y_train"][near["number"]])
+    neighbors_page.write("a run", alone, beside, tmp_path / "x.html")
+    text = (tmp_path / "x.html").read_text()
+    assert text.count("<img") == 12 * 9 and text.count("another class") == sum(
+        near["class"] != one["class"] for one in beside for near in one["nearest"]
+    )
 
 
 def test_images_of_fewer_are_among_those_of_more():

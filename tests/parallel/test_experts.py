@@ -103,6 +103,7 @@ KINDS = {
 }
 THREE = dict(fsdp=2, expert=2, tensor=2)
 HEAVY, SLOW = pytest.mark.heavy, pytest.mark.slow
+FIRST = (("full", THREE), ("full", dict(expert=4)), ("lora", dict(fsdp=2, expert=4)))
 
 
 @functools.cache
@@ -114,8 +115,9 @@ def ran(kind, scan=True, **axes):
 @pytest.mark.parametrize(
     "kind, scan, axes",
     [
+        # Each mesh with one of them; the others repeat it.
         *(
-            pytest.param(kind, True, axes, marks=HEAVY)
+            pytest.param(kind, True, axes, marks=HEAVY if (kind, axes) in FIRST else SLOW)
             for kind in ("full", "lora") for axes in (dict(expert=4), THREE, dict(fsdp=2, expert=4))
         ),
         *(pytest.param(kind, True, THREE, marks=SLOW) for kind in ("quantized", "frozen")),

@@ -23,7 +23,7 @@ def reference():
         pytest.param(dict(devices=4, kind="pmap", micro=2), marks=pytest.mark.heavy),
         pytest.param(dict(micro=4), marks=pytest.mark.slow),  # with both above
         pytest.param(dict(scan=False), marks=pytest.mark.slow),  # with remat below
-        pytest.param(dict(remat="full"), marks=pytest.mark.heavy),  # with unrolled layers below
+        pytest.param(dict(remat="full"), marks=pytest.mark.slow),  # of scanned layers and of unrolled ones below
         pytest.param(dict(remat="full", remat_layers=2), marks=pytest.mark.slow),
         pytest.param(dict(remat="offload", memory="host", devices=4, fsdp=2), marks=pytest.mark.heavy),
         pytest.param(dict(remat="dots", scan=False), marks=pytest.mark.heavy),

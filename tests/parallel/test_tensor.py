@@ -127,7 +127,11 @@ def test_lora_halves_too():
 @pytest.mark.heavy
 @pytest.mark.parametrize(
     "axes",
-    [dict(fsdp=4), dict(tensor=4), dict(fsdp=2, tensor=2), pytest.param(dict(fsdp=2, context=2), marks=SLOW)],
+    [
+        *(pytest.param(axes, marks=SLOW) for axes in (dict(fsdp=4), dict(tensor=4))),  # both below
+        dict(fsdp=2, tensor=2),
+        pytest.param(dict(fsdp=2, context=2), marks=SLOW),
+    ],
     ids=str,
 )
 def test_dpo_of_an_adapter_ends_as_on_one_device(axes):

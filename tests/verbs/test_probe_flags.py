@@ -9,7 +9,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.verbs import probes
 
 NOTHING = dict(
-    probe=[], probe_shots=None, probe_pooling=None, probe_k=None, probe_seed=None, probe_prompts=None, split="", answers=[], knn="", tokens=0, objective="",
+    probe=[], probe_shots=None, probe_pooling=None, probe_k=None, probe_seed=None, probe_prompts=None, probe_html=None, split="", answers=[], knn="", tokens=0, objective="",
 )  # fmt: skip
 
 
@@ -29,6 +29,8 @@ def test_what_is_asked(monkeypatch):
     ("given", "message"),
     [
         ({"probe_seed": 0}, "--probe_seed is for probes: give --probe"),
+        ({"probe": ["ridge"], "probe_html": "x.html"}, "--probe_html shows nearest neighbors: name knn"),
+        ({"probe": ["knn"], "probe_html": "no/x.html"}, "--probe_html=no/x.html: there is no such folder"),
         ({"probe": ["ridge"], "probe_k": 3}, "--probe_k is for nearest neighbors"),
         ({"probe": ["ridge"], "probe_prompts": ["a {}"]}, "--probe_prompts is for classes by their names"),
         ({"probe": ["prompts"], "probe_shots": ["1"]}, "--probe_shots is for probes that learn"),

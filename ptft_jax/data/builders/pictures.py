@@ -141,6 +141,13 @@ class MaskedPictures(Pictures):
         return {**made, "visible": np.sort(rng.permutation(self.patches)[: self.seen]).astype(np.int32)}
 
 
+def partly(image: np.ndarray, visible: np.ndarray, size: int, other: np.ndarray | int = 127) -> np.ndarray:
+    """uint8 [H, W, C]: an image with another (or grey) in the place of all but its `visible` patches, which are `size` high and wide."""
+    grid = image.shape[0] // size, image.shape[1] // size
+    seen = np.isin(np.arange(grid[0] * grid[1]), visible).reshape(grid).repeat(size, axis=0).repeat(size, axis=1)
+    return np.where(seen[..., None], image, np.uint8(other))
+
+
 @dataclasses.dataclass(frozen=True)
 class CaptionedPictures(Pictures):
     """Rows with a caption: captions int32 [text_length], padded behind the token that ends it, and `ends`, int32 [], where that is.

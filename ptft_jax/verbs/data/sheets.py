@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ptft_jax.data.builders.pictures import partly
 from ptft_jax.environment import needed
 from ptft_jax.reporting import thumbnails
+from ptft_jax.reporting.page import templates
 
 _COLUMNS = 8
 _GAP = 4
-_GREY = 127
 
 
 class Shown(NamedTuple):
@@ -36,7 +37,7 @@ def shown(
     """A row of images (`ptft_jax.data.builders.pictures`) beside what it is made of."""
     seen, words = row["inputs"], ""
     if "visible" in row:
-        seen = _masked(seen, row["visible"], builder.patch_size)
+        seen = partly(seen, row["visible"], builder.patch_size)
         words = f"{len(row['visible'])} of {builder.patches} patches are seen"
     if "captions" in row:
         words = tokenizer.decode(row["captions"][: int(row["ends"])].tolist())
@@ -50,16 +51,6 @@ def shown(
 
 def _named(number: int, classes: Sequence[str]) -> str:
     return f"class {number}" + (f" ({classes[number]})" if number < len(classes) else "")
-
-
-def _masked(image: np.ndarray, visible: np.ndarray, size: int) -> np.ndarray:
-    """The image with grey in the place of what is not seen."""
-    found = np.full_like(image, _GREY)
-    across = image.shape[1] // size
-    for number in visible.tolist():
-        rows, columns = (slice(at * size, (at + 1) * size) for at in divmod(number, across))
-        found[rows, columns] = image[rows, columns]
-    return found
 
 
 def png(rows: Sequence[Shown]) -> bytes:
@@ -80,13 +71,8 @@ def png(rows: Sequence[Shown]) -> bytes:
 
 def page(title: str, rows: Sequence[Shown]) -> str:
     """The sheet as a page of HTML that needs nothing else; text is escaped."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ptft_jax.reporting"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
     data = [
         {"title": r.title, "words": r.words, "kept": thumbnails.uri(r.kept), "seen": thumbnails.uri(r.seen)}
         for r in rows
     ]
-    return environment.get_template("sheet.html").render(title=title, rows=data)
+    return templates().get_template("sheet.html").render(title=title, rows=data)

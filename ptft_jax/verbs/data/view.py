@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.reporting.page import templates
 
 # What a token is to training -> its style on a terminal.
 STYLES = {
@@ -202,12 +203,10 @@ def page(title: str, rows: Sequence[tuple[str, list[Token]]]) -> str:
 def filled(title: str, rows: Sequence[dict[str, Any]], meanings: Mapping[str, str], words: str) -> str:
     """The page of rows {"title", "count", "pieces": tokens of each, "padding": a number, "facts": lines below it}, of parts that have
     `meanings`; `words` say what is to be found where."""
-    import jinja2
     import markupsafe
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ptft_jax.reporting"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    mark = markupsafe.Markup("<i>↵</i>\n")
-    environment.filters["lines"] = lambda text: mark.join(markupsafe.escape(line) for line in text.split("\n"))
-    return environment.get_template("tokens.html").render(title=title, rows=rows, meanings=meanings, words=words)
+    def lines(text: str) -> Any:
+        return markupsafe.Markup("<i>↵</i>\n").join(markupsafe.escape(line) for line in text.split("\n"))
+
+    page = templates(lines=lines).get_template("tokens.html")
+    return page.render(title=title, rows=rows, meanings=meanings, words=words)
