@@ -11,11 +11,14 @@ from ptft_jax.combining.combine import combine
 from ptft_jax.config import files
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation.samples import generate
+from ptft_jax.evaluation.standalone import evaluate
 from ptft_jax.interop import export
 from ptft_jax.model import decode
 from ptft_jax.params.rules import flatten
+from ptft_jax.reporting.progress import Reporter
 from ptft_jax.runs import loading
 from ptft_jax.runs.workdir import Workdir
+from ptft_jax.training import assembly
 from tests.helpers import TIMED, quiet_train, stop_at, tiny_config
 
 WORDS = ("up", "down", "dark")
@@ -101,6 +104,7 @@ def test_two_stages_of_two_runs(sources, tmp_path, cache, monkeypatch):
     config = common(files.recipe(f"images/describe:all,images:{sources}/asked.jsonl"), 120)
     config.data.update(batch_size=16, length=24)
     config.init.from_, config.tune.method = str(tmp_path / "one"), "lora"
+    config.tune.rates = (("projector/.*", 1.0), (".*/adapter/.*", 1.0), (".*", 0.0))
     found = quiet_train(config, tmp_path / "two")
     assert found["before"]["validation/nll"] == pytest.approx(after["validation/nll"], abs=1e-5)
     after = found["after"]
@@ -108,6 +112,9 @@ def test_two_stages_of_two_runs(sources, tmp_path, cache, monkeypatch):
     loaded = loading.load(str(tmp_path / "two"))
     shown = [np.load(sources / f"{n}.npy") for n in (0, 1, 2)]
     options = dict(max_new_tokens=6, sampling=decode.Sampling(temperature=0))
+    measured = evaluate(loaded, split="validation")
+    assert measured["exact"] == after["validation/exact"]
+    assert measured["nll_other_images"] == pytest.approx(after["validation/nll_other_images"], rel=1e-4)
     rows = generate(loaded, ["is it? "] * 3, images=shown, **options)
     assert [row.text for row in rows] == list(WORDS) and {row.reason for row in rows} == {"end"}
     assert rows == generate(loaded, ["is it? "] * 3, images=[f"{sources}/{n}.npy" for n in range(3)], **options)
@@ -117,7 +124,7 @@ def test_two_stages_of_two_runs(sources, tmp_path, cache, monkeypatch):
         generate(loading.load(parents[0]), ["a"], images=shown[:1], **options)
     with pytest.raises(UserError, match="--image=.*asked.jsonl: no image of a kind that is read"):
         generate(loaded, ["a"], images=[f"{sources}/asked.jsonl"], **options)
-    with pytest.raises(UserError, match="model.tower"):
+    with pytest.raises(UserError, match="the model reads images by a tower"):
         export.Exported(loaded.params, loaded.source.fields, loaded.tokenizer, loaded.source.lineage(""))
 
 
@@ -158,3 +165,13 @@ def test_recipes_are_made():
     config = files.recipe("images/describe:project,images:list.jsonl")
     assert config.data.source == "images:list.jsonl" and config.tune.rates == FROZEN
     assert not files.recipe("images/describe:all").tune.rates
+
+
+def test_a_text_objective_does_not_decay_what_it_never_shows(sources, tmp_path, cache):
+    config = described(sources)
+    config.objective.name, config.data.source = "causal_lm", f"jsonl:{sources}/texts.jsonl"
+    with pytest.raises(UserError, match=r"config.tune.rates: objective.name = 'causal_lm' gives the model no images"):
+        quiet_train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    config.tune.rates = (("(tower|projector)/.*", 0.0), (".*", 1.0))
+    assert not assembly.Run(config, tmp_path / "run", Reporter(quiet=True)).builder.pictured
