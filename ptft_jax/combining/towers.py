@@ -30,6 +30,8 @@ def joined(models: tuple[Model, Model], options: Mapping[str, Any]) -> tuple[dic
     """
     text, images = models
     theirs, own = text.source.fields, images.source.fields
+    skip, merge = options["skip"], options["merge"]
+    across = own["image_size"] // own["patch_size"]
     for model, wrong, what in (
         (text, theirs["image_size"], "reads images: the first --run is the model of text"),
         (text, theirs["head"] != "lm" or not theirs["causal"], "writes no text (model.head='lm', model.causal=True)"),
@@ -37,6 +39,8 @@ def joined(models: tuple[Model, Model], options: Mapping[str, Any]) -> tuple[dic
         (text, theirs["mup_base_width"], "has muP (model.mup_base_width), of which a projector knows nothing"),
         (images, not own["image_size"], "reads texts: the second --run is the model of images"),
         (images, own["experts"], "has experts: a tower is a plain model of images"),
+        (images, skip >= own["layers"], f"has {own['layers']} blocks, of which --skip={skip} leaves none"),
+        (images, across % merge, f"has {across} patches in a row, which --merge={merge} does not divide"),
     ):
         if wrong:
             raise UserError(f"--method=tower: {model.name} {what}")
@@ -45,7 +49,7 @@ def joined(models: tuple[Model, Model], options: Mapping[str, Any]) -> tuple[dic
     values["model"] |= fields | {"param_dtype": "float32"}
     config = configs.check(values)
     model = Transformer(specs.from_config(config.model, theirs["vocab_size"]))
-    return {**_same(text), **_tower(images, options["skip"]), **_projector(model, options["seed"])}, fields
+    return {**_same(text), **_tower(images, skip), **_projector(model, options["seed"])}, fields
 
 
 def _same(text: Model) -> dict[str, np.ndarray]:

@@ -141,7 +141,7 @@ class ObjectiveSpec:
             what = "of images alone" if model.image_size else "of text alone"
             return [
                 f"it learns texts of images, and the model is one {what} (model.tower = ()); join a run of each by ptft combine "
-                f"--method=tower --run=TEXT --run=IMAGES, and start from that{others}"
+                "--method=tower --run=TEXT --run=IMAGES, and start from that"
             ]
         if model.image_size and self.pictures is None:
             return [

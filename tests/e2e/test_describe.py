@@ -71,6 +71,16 @@ def test_two_stages_of_two_runs(sources, tmp_path, cache, monkeypatch):
     images.objective.name = "classification"
     quiet_train(common(images, 20), tmp_path / "images")
     parents = [str(tmp_path / name) for name in ("text", "images")]
+    for runs, options, said in (
+        (parents[::-1], {}, "images@.* reads images: the first --run is the model of text"),
+        (parents[:1] * 2, {}, "text@.* reads texts: the second --run is the model of images"),
+        (parents, {"skip": 2}, "has 2 blocks, of which --skip=2 leaves none"),
+        (parents, {"merge": 3}, "has 2 patches in a row, which --merge=3 does not divide"),
+        (parents, {"projector": "mpl"}, "--projector=mpl: expected one of mlp, linear"),
+    ):
+        with pytest.raises(UserError, match=said):
+            combine("tower", runs, tmp_path / "joined", **options)
+        assert not (tmp_path / "joined").exists()
     combine("tower", parents, tmp_path / "joined", skip=1, seed=3)
     places = [entry["workdir"] for entry in Workdir(tmp_path / "joined").read_lineage()]
     assert places == parents, "the lineage names both"
