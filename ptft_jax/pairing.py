@@ -8,7 +8,7 @@ from typing import Any
 from ptft_jax.config.objectives import OBJECTIVES, ObjectiveSpec
 from ptft_jax.errors import UserError
 
-PICTURED = ("images", "labelled-images", "captioned-images")  # kinds of images
+PICTURED = ("images", "labelled-images", "captioned-images", "asked-images")  # kinds of images
 
 
 def check_model(name: str, model: Any, objectives: Mapping[str, ObjectiveSpec] = OBJECTIVES) -> None:
@@ -36,11 +36,14 @@ def check_kind(
     if not kinds or kind in kinds:
         return
     if kind in PICTURED and not {*kinds} & {*PICTURED}:
-        raise UserError(f"{source}: {description}: these are images, and the model reads texts: set model.image_size")
+        raise UserError(
+            f"{source}: {description}: these are images, and the model reads texts: set model.image_size, or, where it has a tower for "
+            "images (model.tower), objective.name='vision_lm'"
+        )
     if kind not in PICTURED and {*kinds} <= {*PICTURED}:
         raise UserError(
-            f"{source}: {description}: the model reads images (model.image_size above 0), and these are texts ({kind}): give a source such as "
-            "images:FOLDER"
+            f"{source}: {description}: the model reads images (model.image_size above 0, or a tower), and these are texts ({kind}): give a source "
+            "such as images:FOLDER"
         )
     columns = "; choose its columns: KIND:NAME?format=text&text=COLUMN" if "text" in kinds else ""
     others = [name for name, spec in objectives.items() if kind in spec.kinds]

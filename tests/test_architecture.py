@@ -22,6 +22,7 @@ ROOMS = (
     "config.field",
     "config.declare",
     "model.spec",
+    "model.tower_settings",
     "options",
     "config",
     "model",

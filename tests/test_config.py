@@ -365,6 +365,16 @@ def test_every_declared_field_is_read_by_some_run(text_file, tmp_path, cache):
             "model__pair_bias": True,
             "data__source": "images:letters?draws=1",
         },
+        {
+            "objective__name": "vision_lm",
+            "data__source": "images:letters?draws=1",
+            "data__length": 48,
+            "model__max_length": 48,
+            "model__tower": (
+                *(("max_length", 5), ("layers", 1), ("width", 8), ("heads", 1), ("causal", False), ("channels", 1)),
+                *(("image_size", 28), ("patch_size", 14)),
+            ),
+        },
     ]
     read: set[str] = set()
     # Of models that no objective here trains yet, but that are imported and run: tests/interop/test_families.py.

@@ -36,6 +36,7 @@ PICTURED = {
     "masked_images": (("pixels",), ("labelled-images", "images")),
     "clip": (("captions",), ("captioned-images",)),
     "siglip": ((), ("captioned-images",)),  # of models with model.pair_bias
+    "vision_lm": ((), ("captioned-images", "asked-images")),  # of models with model.tower
 }
 KINDS = ("text", "answers", "tokens", "classification", "preference")
 REWARDED = ("grpo", "rloo", "reinforce", "ppo", "expert_iteration", "online_dpo", "gkd", "sdft")
@@ -49,6 +50,7 @@ GOES = {
     "masked_images": ((), ()),
     "clip": ((), ()),
     "siglip": ((), ()),
+    "vision_lm": ((), ()),
     "regression": (("one number", "causal number"), ("regression",)),
     "distill": (("causal",), ("text", "answers", "tokens")),
     "contrastive": (("causal", "bidirectional", "masked"), ("answers",)),

@@ -22,6 +22,8 @@ _NUMBERS = {
     "experts": positive(8, ""),
     "experts_per_token": positive(2, ""),
     "seed": seed(0, ""),
+    "skip": natural(0, ""),
+    "merge": positive(1, ""),
     "tokens": natural(0, "", most=MANY),
     "batch_size": positive(16, ""),
 }
@@ -59,6 +61,7 @@ METHODS: Mapping[str, _Kind] = {
     "slerp": _Kind(2, 2, ("alpha",)),
     "soup": _Kind(2, 0, ("weights",)),
     "greedy_soup": _Kind(2, 0, ("metric", *_DATA)),
+    "tower": _Kind(2, 2, ("skip", "projector", "merge", "seed")),
     "upcycle": _Kind(1, 1, ("experts", "experts_per_token", "seed"), ("experts",)),
     "task": _whole("linear"),
     **{rule: _whole(rule) for rule in arithmetic.RULES if rule != "linear"},
@@ -76,6 +79,7 @@ ADAPTERS: Mapping[str, _Kind] = {
 _DEFAULTS = {
     "weights": (), "density": 1.0, "seed": 0, "sign": "total", "trim": "model", "rank": 0, "base": "", "alpha": None,
     "experts": 0, "experts_per_token": 2, "curve": "", "rule": "", "budget": 0.0, "metric": "nll", "data": "", "source": "", "tokens": None, "batch_size": 16,
+    "skip": 0, "projector": "mlp", "merge": 1,
 }  # fmt: skip
 
 
@@ -104,6 +108,7 @@ def combine(
         trim: "model" keeps the largest of a whole task vector, "layer" of each layer's each parameter.
         sign: how TIES elects signs, "total" or "frequency".
         seed: of what DARE drops.
+        skip, projector, merge: of a tower, `model.tower_skip`, `model.projector` and `model.projector_merge`; `seed` is of the projector.
         experts, experts_per_token: of the mixture of experts that a dense model becomes; `seed` is of its routers.
         rank: of the result of an SVD; 0 = the largest of the adapters'.
         base: what task vectors start from, and what is interpolated with; "" = the runs' parent, by their lineage.
@@ -148,6 +153,12 @@ def _combined(
         from ptft_jax.combining import upcycling
 
         params, fields = upcycling.upcycled(models[0], options)
+        recipe = {"method": method, **{name: options[name] for name in kind.reads}}
+        return _write(out, params, models, None, recipe, seed=options["seed"], fields=fields)
+    if method == "tower":
+        from ptft_jax.combining import towers
+
+        params, fields = towers.joined((models[0], models[1]), options)
         recipe = {"method": method, **{name: options[name] for name in kind.reads}}
         return _write(out, params, models, None, recipe, seed=options["seed"], fields=fields)
     models = alike(models)
@@ -208,6 +219,7 @@ def _options(method: str, kind: _Kind, runs: int, adapter: bool, given: Mapping[
         ("sign", ("total", "frequency")),
         ("trim", ("model", "layer")),
         ("metric", scoring.METRICS),
+        ("projector", ("mlp", "linear")),
     ):
         if options[name] not in choices:
             raise UserError(f"--{name}={options[name]}: expected one of {', '.join(choices)}")

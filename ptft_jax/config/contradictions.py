@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ptft_jax.config import spans
 from ptft_jax.config.defaults import get
 from ptft_jax.errors import UserError
-from ptft_jax.model import spec
+from ptft_jax.model import spec, tower_settings
 
 if TYPE_CHECKING:
     from ptft_jax.config.section import Section
@@ -45,7 +45,7 @@ def check_together(c: dict[str, Any]) -> None:
         *((c["parallel"]["compile"] == "jit" or c["parallel"][axis] == 1, "parallel.compile", "pmap", f"parallel.{axis}=1 (pmap copies the state), not", c["parallel"][axis]) for axis in ("fsdp", "expert", "context", "tensor")),
     ]  # fmt: skip
     refuse(rows)
-    for name, value, expected in spec.contradictions(m):
+    for name, value, expected in [*spec.contradictions(m), *tower_settings.contradictions(m)]:
         raise UserError(f"config.model.{name} = {value!r}: expected {expected}")
 
 

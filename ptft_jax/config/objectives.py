@@ -52,6 +52,7 @@ class ObjectiveSpec:
       feed: of one whose rows the model writes itself, the class that makes them (`ptft_jax.training.rollouts.Rollouts`).
       texts: whether it learns from texts, too.
       pair_bias: of one that compares images with texts, `model.pair_bias` that it goes with; None = it does not.
+      tower: whether it learns texts of images that the model reads before them, by a tower (`model.tower`).
       wrong_head, wrong_sight: what is wrong with a model that has another head, or another `causal`; "" = said in general words.
     """
 
@@ -72,6 +73,7 @@ class ObjectiveSpec:
     pictures: Any = None
     texts: bool = True
     pair_bias: bool | None = None
+    tower: bool = False
 
     def build(self, section: Any) -> Any:
         """The objective with the settings of `config.objective`."""
@@ -97,14 +99,19 @@ class ObjectiveSpec:
 
     def fits(self, model: Any) -> bool:
         """Whether a model (its `ModelSpec`, or `config.model`) can be trained or measured on it."""
-        read = self.pictures is not None if model.image_size else self.texts
         return (
-            read
+            self._reads(model)
             and model.head in self.heads
             and self.causal in (None, model.causal)
             and not self._wrong_number(model)
             and not self._wrong_pairs(model)
         )
+
+    def _reads(self, model: Any) -> bool:
+        """Whether the model is given what it learns from."""
+        if self.tower:
+            return bool(model.tower)
+        return self.pictures is not None if model.image_size else self.texts
 
     def _wrong_number(self, model: Any) -> str:
         """What is wrong with how many numbers the head gives, or ""."""
@@ -130,6 +137,12 @@ class ObjectiveSpec:
     def misfits(self, model: Any, others: str) -> list[str]:
         """What is wrong with a model that does not fit, and what to do; `others`: objectives that it fits, after "or "."""
         wrong = []
+        if self.tower and not model.tower:
+            what = "of images alone" if model.image_size else "of text alone"
+            return [
+                f"it learns texts of images, and the model is one {what} (model.tower = ()); join a run of each by ptft combine "
+                "--method=tower --run=TEXT --run=IMAGES, and start from that"
+            ]
         if model.image_size and self.pictures is None:
             return [
                 f"config.model.image_size = {model.image_size!r} makes a model of images, and it learns from texts{others}"
@@ -249,6 +262,13 @@ OBJECTIVES: Mapping[str, ObjectiveSpec] = {
     ),
     "clip": _of_captions("Clip", False),
     "siglip": _of_captions("Siglip", True),
+    "vision_lm": ObjectiveSpec(
+        f"{_LOSSES}.vision_lm:VisionLM",
+        f"{_ROWS}.described:Described",
+        pictures=f"{_ROWS}.described:Described",
+        texts=False,
+        tower=True,
+    ),
     "contrastive": ObjectiveSpec(
         f"{_LOSSES}.contrastive:Contrastive",
         f"{_ROWS}.matched:Matched",
@@ -319,7 +339,7 @@ class _CommonOptions(Options):
         settings.one_of(
             "causal_lm",
             "what is predicted: the next token; the same after a prefix that is read in both directions; masked tokens; "
-            "spans cut out of a text; the class of a text or an image; the pixels of hidden patches of an image (masked_images); which caption belongs to an image (clip, siglip); a text's number; which passage belongs to a question (contrastive); what a teacher predicts; the next token of good texts, and not that of bad ones (unlikelihood); which of two answers is better (dpo and "
+            "spans cut out of a text; the class of a text or an image; the pixels of hidden patches of an image (masked_images); which caption belongs to an image (clip, siglip); the next token of a text about an image (vision_lm); a text's number; which passage belongs to a question (contrastive); what a teacher predicts; the next token of good texts, and not that of bad ones (unlikelihood); which of two answers is better (dpo and "
             "the following), or that one is good or bad (kto); how good an answer is (reward), or which of its steps are right (process_reward); or nothing: what is written is rewarded (grpo, rloo, "
             "reinforce, and the following)",
             *OBJECTIVES,

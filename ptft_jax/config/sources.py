@@ -52,7 +52,9 @@ SOURCES: Mapping[str, SourceSpec] = {
     "text": SourceSpec(f"{_HERE}.texts:source", (*_FILES, "content"), (".txt", ".md", ".text", ".rst", ".py")),
     "shakespeare": SourceSpec(f"{_HERE}.texts:source"),
     "stdlib": SourceSpec(f"{_HERE}.texts:source"),
-    "images": SourceSpec("ptft_jax.data.pictures.source:source", ("id", *_FILES, "max_pixels", "draws", "size")),
+    "images": SourceSpec(
+        "ptft_jax.data.pictures.source:source", ("id", *_FILES, "max_pixels", "draws", "size", "questions")
+    ),
     "world": SourceSpec("ptft_jax.world.source:source", ("id", *world.names())),
     "tokens": SourceSpec(None),  # what `ptft data prepare` wrote: token ids, which are not opened as records
 }

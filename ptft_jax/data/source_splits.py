@@ -10,7 +10,7 @@ from typing import Any
 from ptft_jax.data import records, token_folder, tokenize, trained_on
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.formats import Pixels
-from ptft_jax.data.formats.layouts import CAPTIONED, TALKING
+from ptft_jax.data.formats.layouts import QUESTIONED, SAID, TALKING
 from ptft_jax.data.options import DataOptions
 from ptft_jax.data.store import Store
 from ptft_jax.errors import UserError, few
@@ -164,10 +164,12 @@ def _rendering(data: DataOptions, kind: str) -> dict[str, Any]:
     if kind in PICTURED:
         images = data.images
         pixels = Pixels(images.size, images.channels, images.fit, images.background)
-        if kind == CAPTIONED:
-            if data.overlong not in ("raise", "truncate"):
+        if kind in SAID:
+            expected = ("raise",) if kind == QUESTIONED else ("raise", "truncate")
+            if data.overlong not in expected:
+                what = "questions and their answers" if kind == QUESTIONED else "captions"
                 raise UserError(
-                    f"config.data.overlong = {data.overlong!r}: of captions 'raise' or 'truncate' is expected"
+                    f"config.data.overlong = {data.overlong!r}: of {what} {' or '.join(map(repr, expected))} is expected"
                 )
             pixels = dataclasses.replace(pixels, caption_length=images.caption_length, cut=data.overlong == "truncate")
         return {"template": "", "train_on": "assistant", "pixels": pixels}

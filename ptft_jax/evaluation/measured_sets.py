@@ -124,12 +124,14 @@ def _retained_objective(config: configs.Section, parent: Any, source: DataOption
     """`Sets.retained`: that of the nearest ancestor that learned from such data and goes with the model, where the run's own
     objective does not learn from it; None otherwise."""
     learned = parent.config.tables.objectives[parent.config.objective.name]
-    if set(learned.kinds) <= set(builder.kinds):
+    lineage = list(_lineage(parent))  # whose data `source` may be, too (`_retained`)
+    kinds = (kind for a in lineage for kind in a.config.tables.objectives[a.config.objective.name].kinds)
+    if {*kinds} <= {*builder.kinds}:
         return None
     kind = source_splits.kind_of(source, source.source, "validation", learned.kinds)
     if kind in builder.kinds:
         return None
-    for ancestor in _lineage(parent):
+    for ancestor in lineage:
         known = ancestor.config.tables.objectives
         spec = known[ancestor.config.objective.name]
         if kind in spec.kinds and spec.fits(config.model):

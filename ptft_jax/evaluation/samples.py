@@ -11,8 +11,10 @@ import numpy as np
 
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.errors import UserError
+from ptft_jax.evaluation import prompt_images
 from ptft_jax.evaluation.stop_texts import StopTexts
 from ptft_jax.model import decode
+from ptft_jax.model.spec import IMAGE
 from ptft_jax.model.transformer import Transformer
 from ptft_jax.model.turned import Turned
 from ptft_jax.params import finite
@@ -47,6 +49,7 @@ def generate(
     lookup: int = 0,
     places: int = decode.PLACES,
     release: bool = False,
+    images: Sequence[Any] = (),
     on_text: Callable[[int, str], None] | None = None,
 ) -> list[Continuation]:
     """Continues texts with a loaded run (`ptft_jax.runs.loading.load`), as `ptft generate` does.
@@ -67,6 +70,7 @@ def generate(
       lookup: likewise, so many guesses ahead, of what followed the text's last tokens where they stood before; 0 = none.
       places: so many prompts at a time at most; where one ends, the next one takes its place.
       release: the loaded run is not used again, so its parameters need not be kept beside the form that generation reads.
+      images: of a model that reads images before texts (`model.tower`): one for each prompt, or one for all; files, or arrays uint8 [H, W, C].
       on_text: called with (number of the prompt, its continuation so far) while that grows.
 
     Returns:
@@ -102,6 +106,7 @@ def generate(
         adapters=numbers,
         guesses=guesses,
         places=places,
+        images=prompt_images.read(loaded, images, len(prompts)),
         on_text=on_text,
     )
 
@@ -176,6 +181,10 @@ def continue_texts(
     """
     decode.check_writes(model)
     ids = prompt_ids(tokenizer, prompts, gaps, control_tokens)
+    if options.get("images") is not None:
+        ids = prompt_images.placed(
+            model.spec, tokenizer, [i if p else tokenizer.prefix_ids for p, i in zip(prompts, ids)]
+        )
     rows = continue_ids(model, params, tokenizer, ids, gaps=gaps, **options)
     return [row._replace(prompt=prompt) for prompt, row in zip(prompts, rows)]
 
@@ -241,12 +250,13 @@ def written_ids(
     with_stop: bool = False,
     most: Sequence[int] | None = None,
     numbers: Sequence[int] | None = None,
+    images: Sequence[np.ndarray] | None = None,
     **shown: bool,
 ) -> list[Written]:
     """Continues prompts of token ids.
 
     Args:
-      max_new_tokens, fit, guesses, places, most, numbers, shown: as of `decode.generate` (`logprobs`, `support`).
+      max_new_tokens, fit, guesses, places, most, numbers, images, shown: as of `decode.generate` (`logprobs`, `support`).
       stop: texts that end a row, whether the model writes their characters or the control tokens that they spell.
       prefix: the model reads a prompt in both directions (prefix LM).
       gaps: of a model trained by span corruption, the tokens that stand for gaps in a prompt, id -> text. It answers with
@@ -261,7 +271,8 @@ def written_ids(
     Raises:
       UserError: an empty stop text, a prompt too long for the model, or logits that are not finite.
     """
-    stops = StopTexts(tokenizer, stop, prompts, gaps=gaps, apart=apart, with_stop=with_stop)
+    texts = prompts if images is None else [[i for i in ids if i != IMAGE] for ids in prompts]
+    stops = StopTexts(tokenizer, stop, texts, gaps=gaps, apart=apart, with_stop=with_stop)
 
     def show(row: int, ids: list[int]) -> None:
         assert on_text is not None
@@ -286,6 +297,7 @@ def written_ids(
             check=check,
             most=most,
             numbers=numbers,
+            images=images,
             **shown,
         )
     except decode.NotFinite as e:

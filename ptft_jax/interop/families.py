@@ -109,6 +109,10 @@ def same(a: Any, b: Any) -> bool:
 
 def choose(model: Model, preferred: str = "", plugins: Sequence[str] = ()) -> Any:
     """A family that can express the model, `preferred` first. Raises UserError with what stands in the way."""
+    if model.get("tower"):
+        raise UserError(
+            "the model reads images by a tower (model.tower), and such models are not written in other libraries' forms: its runs are what ptft reads"
+        )
     if preferred:
         family = get(preferred, "--family", plugins)
         wrong = differences(family, model)

@@ -105,6 +105,7 @@ def generate(
     check: Callable[[], None] | None = None,
     most: Sequence[int] | None = None,
     numbers: Sequence[int] | None = None,
+    images: Sequence[np.ndarray] | None = None,
 ) -> list[Generated]:
     """Continues every prompt. A row's result does not depend on the other rows, nor on the padding they cause, but where it is
     sampled on its number: the noise of a row follows from the seed and that, so equal prompts are continued in different ways.
@@ -124,6 +125,8 @@ def generate(
       on_tokens: called with (row, ids so far) after each look, for printing while generating.
       check: called every few tokens; may raise to end it.
       most: of each row, in the place of max_new_tokens where it is less.
+      images: of each row, uint8 [size, size, channels] as the model's tower reads it, for the positions of its prompt that are
+        `ptft_jax.model.spec.IMAGE`; None = rows have none.
       numbers: of rows, from which their noise follows; by default their places.
 
     Raises:
@@ -140,12 +143,14 @@ def generate(
             check_room(model, [prompt], room)
     if guesses is not None:
         check_guesses(model, guesses)
+        if images is not None and guesses.draft is not None:
+            raise UserError("the draft sees no images: leave out --draft, or guess by --lookup")
     draft = None if guesses is None or guesses.draft is None else guesses.draft
     ahead = 0 if guesses is None else guesses.ahead
     plan = Plan(model, sampling, tuple(stop_ids), prefix, logprobs, ahead, draft and draft[0], support)
     limits = [min(room, model.max_tokens - len(prompt)) for room, prompt in zip(wanted, prompts)]
     written = _Written(limits, wanted, cut, on_tokens)
-    running = _Running(plan, (params,) if draft is None else (params, draft[1]), prompts, limits, places)
+    running = _Running(plan, (params,) if draft is None else (params, draft[1]), prompts, limits, places, images)
     running.start(seed, range(len(prompts)) if numbers is None else numbers, adapters)
     while not written.done.all():
         if check is not None:
@@ -280,8 +285,9 @@ class _Running:
         prompts: Sequence[Sequence[int]],
         limits: Sequence[int],
         places: int,
+        images: Sequence[np.ndarray] | None = None,
     ):
-        model = plan.model
+        model, self._images = plan.model, images
         first = range(model.spec.vocab_size, model.spec.vocab_size + model.virtual_tokens)
         self._prompts, self._limits = [[*first, *prompt] for prompt in prompts], limits
         self._plan, self._params = plan, tuple(map(laid_out, params))
@@ -335,7 +341,8 @@ class _Running:
         )
         places = np.full((many,), len(self._at), np.int32)
         places[: len(rows)] = free[: len(rows)]
-        self._pool, shown = pool.admit(self._plan, self._params, pool_, tokens, fresh, places)
+        seen = None if self._images is None else np.stack([self._images[row] for row in own])
+        self._pool, shown = pool.admit(self._plan, self._params, pool_, tokens, fresh, places, seen)
         return [*rows, *[None] * (many - len(rows))], shown
 
     def _advanced(self) -> tuple[list[int | None], Shown]:

@@ -10,7 +10,15 @@ from flax import nnx
 
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.layers import Embedding, Norm
-from ptft_jax.model.spec import ModelSpec
+from ptft_jax.model.spec import IMAGE, ModelSpec
+
+
+def placed(x_BTD: jax.Array, tokens_BT: jax.Array, vectors_BND: jax.Array) -> jax.Array:
+    """The vectors of tokens, with those of each row's image, in their order, where `tokens_BT` is `IMAGE`."""
+    there_BT = tokens_BT == IMAGE
+    number_BT = jnp.clip(jnp.cumsum(there_BT, axis=1) - 1, 0, vectors_BND.shape[1] - 1)
+    own_BTD = jnp.take_along_axis(vectors_BND.astype(x_BTD.dtype), number_BT[..., None], axis=1)
+    return jnp.where(there_BT[..., None], own_BTD, x_BTD)
 
 
 class TokenEmbed(nnx.Module):
@@ -35,10 +43,12 @@ class TokenEmbed(nnx.Module):
         # Gemma: by sqrt(D), rounded to the compute dtype as its authors do
         return x * jnp.asarray(self.spec.width**0.5, x.dtype) if self.spec.embedding_scale else x
 
-    def __call__(self, inputs: Inputs) -> jax.Array:
-        """[B, T, D] of inputs that say their positions."""
-        tokens_BT = inputs.values
+    def __call__(self, inputs: Inputs, vectors_BND: jax.Array | None = None) -> jax.Array:
+        """[B, T, D] of inputs that say their positions; `vectors_BND` of the rows' images, where they have some."""
+        tokens_BT = jnp.maximum(inputs.values, 0) if self.spec.tower else inputs.values
         x_BTD = self.of_tokens(tokens_BT) if self.adapter is None else self.adapter(self, tokens_BT)
+        if vectors_BND is not None:
+            x_BTD = placed(x_BTD, inputs.values, vectors_BND)
         if inputs.noise is not None:
             x_BTD = x_BTD + inputs.noise.astype(x_BTD.dtype)
         if self.types is not None:

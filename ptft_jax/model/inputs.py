@@ -25,6 +25,9 @@ class Inputs(NamedTuple):
       keys: one dropout key per row [B]; by default no dropout.
       noise: float [B, T, D], what is added to the tokens' vectors, or the patches'; by default nothing.
       visible: int [B, K], of a model of images the patches that it sees, by their numbers; by default all.
+      images: of a model of text with a tower for images [B, size, size, channels], as `values` of a model of images; a row has as many
+        positions of its image (`ptft_jax.model.spec.IMAGE` in the place of a token) as there are vectors of one. By default none, and no such
+        position.
       reads: int [B, S], the positions that the head of a causal model with classes reads; by default the last that is no padding.
     """
 
@@ -38,6 +41,7 @@ class Inputs(NamedTuple):
     keys: jax.Array | None = None
     noise: jax.Array | None = None
     visible: jax.Array | None = None
+    images: jax.Array | None = None
     reads: jax.Array | None = None
 
     @classmethod

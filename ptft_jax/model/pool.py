@@ -121,16 +121,23 @@ def grown(pool: Pool, slots: int) -> Pool:
 
 @functools.partial(jax.jit, static_argnames="plan", donate_argnames="pool")
 def admit(
-    plan: Plan, params: tuple[Params, ...], pool: Pool, tokens_NT: jax.Array, fresh: Rows, at_N: jax.Array
+    plan: Plan,
+    params: tuple[Params, ...],
+    pool: Pool,
+    tokens_NT: jax.Array,
+    fresh: Rows,
+    at_N: jax.Array,
+    images: jax.Array | None = None,
 ) -> tuple[Pool, Shown]:
     """Puts new rows in the places `at_N` of the pool (those out of its range are dropped), each with its first new token.
 
     Args:
       tokens_NT: their prompts behind the ids of learned vectors, then padding.
+      images: of the rows [N, size, size, channels] (`ptft_jax.model.inputs.Inputs`); None = they have none.
       fresh: the rows; `place` is that of the prompt's last token, `token` and `made` are not read.
     """
     length, last = tokens_NT.shape[1], fresh.place[:, None]
-    x_NTD, new = _read(plan.model, params[0], tokens_NT, last, fresh.adapters, plan.prefix)
+    x_NTD, new = _read(plan.model, params[0], tokens_NT, last, fresh.adapters, plan.prefix, images)
     logits_NV = plan.model.next_logits(params[0], jnp.take_along_axis(x_NTD, last[..., None], axis=1))[:, 0]
     caches = [_housed(pool.caches[0], new, at_N)]
     if plan.draft is not None:
@@ -160,7 +167,13 @@ def _housed(kept: tuple[Cache, ...], new: tuple[Cache, ...], at_N: jax.Array) ->
 
 
 def _read(
-    model: Transformer, params: Params, tokens_NT: jax.Array, last_N1: jax.Array, adapters: Any, prefix: bool
+    model: Transformer,
+    params: Params,
+    tokens_NT: jax.Array,
+    last_N1: jax.Array,
+    adapters: Any,
+    prefix: bool,
+    images: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[Cache, ...]]:
     """The hidden states of prompts, and a cache of them."""
     rows, length = tokens_NT.shape
@@ -172,7 +185,7 @@ def _read(
     seen_NTT = jnp.broadcast_to(seen.allowed(Span(0, length), Span(0, length)), (rows, length, length))
     # A draft may have fewer positions than the prompt has tokens: what it guesses then is bad, and still finite.
     most = model.spec.max_length - model.prefix_length - 1
-    inputs = Inputs(tokens_NT, jnp.minimum(jnp.minimum(order, last_N1), most), adapters=adapters)
+    inputs = Inputs(tokens_NT, jnp.minimum(jnp.minimum(order, last_N1), most), adapters=adapters, images=images)
     return model.extend(params, inputs, seen_NTT, model.empty_cache(rows, length), 0)
 
 

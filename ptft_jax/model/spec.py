@@ -164,6 +164,27 @@ class ModelSpec(Options):
     decoder_layers: int = declared(positive(2, "of head=pixels: blocks of the decoder", most=1000))
     decoder_width: int = declared(positive(64, "of head=pixels: width of the decoder"))
     decoder_heads: int = declared(positive(4, "of head=pixels: attention heads of the decoder"))
+    tower: tuple[tuple[str, Any], ...] = declared(
+        pairs(
+            (),
+            "((name, value), ...): of a model of text that reads an image among its tokens, settings of config.model of the ViT that does, as "
+            "ptft combine --method=tower has them; () = none",
+        )
+    )
+    tower_skip: int = declared(
+        natural(0, "of such a tower: last blocks that are left out, and with them its final norm (LLaVA: 1)")
+    )
+    projector: str = declared(
+        one_of(
+            "mlp",
+            "what makes vectors as tokens have of what the tower gives: one matrix, or two with a GELU between",
+            "mlp",
+            "linear",
+        )
+    )
+    projector_merge: int = declared(
+        positive(1, "so many patches, high and wide, become one vector: this number squared times fewer positions")
+    )
     dropout: float = declared(share(0.0, "rate after embedding, attention and MLP"))
     init_std: float = declared(positive(0.02, "standard deviation of initial weights"))
     mup_base_width: int = declared(
@@ -299,6 +320,8 @@ SIZES = ("image_size", "patch_size", "max_length")
 # Pattern of the leaves of a value head (`ptft_jax.model.heads.value`), which is there while a run trains, and in no model that is made of it.
 VALUES = "value_head/.*"
 
+IMAGE = -1  # in the place of a token: a vector of the row's image
+
 # Settings that mean something only where another one says so.
 _ROTARY = ("rope_theta", "rope_fraction", "rope_scaling", "rope_local_theta")
 _MUP = ("mup_base_head_dim",)
@@ -308,6 +331,7 @@ _IMAGES = (
 )  # fmt: skip
 _DECODER = ("decoder_layers", "decoder_width", "decoder_heads")
 _TEXTS = ("text_width", "text_heads", "text_mlp_width", "text_length", "text_causal", "pair_bias")
+_TOWER = ("tower_skip", "projector", "projector_merge")
 _EXPERTS, _TOKENS = (
     ("experts_per_token", "normalize_experts", "router_bias"),
     ("position_offset", "embedding_scale", "token_types", "tied"),
@@ -330,6 +354,7 @@ def from_config(model: ModelSpec, vocab_size: int) -> ModelSpec:
     idle |= set() if model.head == "vector" else {"vector_width", "text_layers"}
     idle |= set() if model.head == "vector" and model.text_layers else set(_TEXTS)
     idle |= set() if model.head == "pixels" else set(_DECODER)
+    idle |= set() if model.tower else set(_TOWER)
     idle |= set() if model.experts else set(_EXPERTS)
     idle |= set(_TOKENS) if model.image_size else set()
     idle |= {"remat_layers"} if model.remat == "none" else set()

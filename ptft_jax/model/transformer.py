@@ -256,7 +256,7 @@ class Transformer:
         """As `_through`, by what is each row's own."""
         spec = self.spec.resolved
         inputs = self._placed(inputs)
-        x_BTD = self._pinned(dropout(trunk.embed(inputs), spec.dropout, per_row, 0))
+        x_BTD = self._pinned(dropout(trunk.embedded(inputs), spec.dropout, per_row, 0))
         seen = Seen(
             spec.causal,
             shared=0 if self.one_text_a_row else self.virtual_tokens,
@@ -407,14 +407,14 @@ class Transformer:
         cache, for every token. `apart` gives parameters of which no part is copied.
 
         Args:
-          inputs: the tokens with their positions, and where rows have adapters of their own, these.
+          inputs: the tokens with their positions, and where rows have adapters of their own, or images among the tokens, these.
           allowed_BTS: which of the S slots each may see.
           start: the slot of the first new token, of all rows or [B].
         """
         if self.reads_neighbors:
             found.refuse(self.virtual_tokens)
         trunk, inputs = self._trunk(params), inputs._replace(positions=inputs.placed + self.prefix_length)
-        x_BTD = trunk.embed(inputs)
+        x_BTD = trunk.embedded(inputs)
         views = self._views(Seen(causal=False, listed=allowed_BTS, first=start), inputs.placed)
         per_row, prefix = PerRow(None, self._numbers(inputs.adapters)), _made(trunk.prefix)
         new = []

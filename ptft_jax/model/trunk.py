@@ -9,6 +9,8 @@ from flax import nnx
 
 from ptft_jax.model import heads
 from ptft_jax.model.embeddings import TokenEmbed
+from ptft_jax.model.image_tower import ImageTower, Projector
+from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.layers import Linear, Norm
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.vision import ImageEmbed, PixelDecoder
@@ -27,6 +29,15 @@ class Trunk(nnx.Module):
         self.head = PixelDecoder(spec, rngs) if spec.head == "pixels" else heads.build(spec, rngs)
         self.prefix: Callable[[], tuple[jax.Array, jax.Array]] | None = None
         self.value_head: Linear | None = None
+        self.tower = ImageTower(spec, rngs) if spec.tower else None
+        self.projector = Projector(spec, rngs) if spec.tower else None
+
+    def embedded(self, inputs: Inputs) -> jax.Array:
+        """[B, T, D] of inputs that say their positions: what goes into the first block."""
+        if inputs.images is None or self.tower is None or self.projector is None:
+            return self.embed(inputs)
+        assert isinstance(self.embed, TokenEmbed), "a tower is beside a model of text"
+        return self.embed(inputs, self.projector(self.tower(inputs.images)))
 
     def scores(self, x_BTD: jax.Array, cap: float) -> jax.Array:
         assert not isinstance(self.head, PixelDecoder), "a head for pixels scores nothing"

@@ -246,6 +246,7 @@ def inputs_of(batch: Batch, context: Context = PLAIN) -> Inputs:
         neighbors=batch.get("neighbors"),
         keys=context.keys,
         visible=batch.get("visible"),
+        images=batch.get("images"),
         reads=reads,
     )
 

@@ -196,7 +196,7 @@ class Partition:
 def _layer_factor(path: str, layer: int, depth: int, decay: float) -> float:
     if path.startswith(STACK + "/"):
         return decay ** (depth - layer)
-    return decay ** (depth + 1) if path.startswith("embed/") else 1.0
+    return decay ** (depth + 1) if path.startswith(("embed/", "tower/")) else 1.0
 
 
 def _column(leaf: Leaf, values: Sequence[float]) -> Any:

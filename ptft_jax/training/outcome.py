@@ -17,6 +17,7 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation import drift as drifts
 from ptft_jax.evaluation import measured_sets, standalone, transfer
 from ptft_jax.evaluation.evaluate import EvalSet, Measuring
+from ptft_jax.model.image_tower import tower_flops
 from ptft_jax.model.spec import HEAD, ModelSpec
 from ptft_jax.model.texts import text_flops
 from ptft_jax.model.vision import masked_flops
@@ -97,7 +98,8 @@ def row_flops(config: configs.Section, spec: ModelSpec, positions: int) -> float
     """Matrix-multiply FLOPs of one forward pass of a row of so many positions."""
     if spec.head == "pixels":
         return masked_flops(spec, MaskedPictures.of_images(config.objective, spec, config.data).seen)
-    return spec.flops_per_token(positions) * positions + text_flops(spec)
+    seen = tower_flops(spec) if config.tables.objectives[config.objective.name].tower else 0.0
+    return spec.flops_per_token(positions) * positions + text_flops(spec) + seen
 
 
 def gains(

@@ -233,6 +233,7 @@ class Trainer(Compiled):
         self.wide = precision.read_wide(partition, shapes, is_added)
         self._refuse_frozen_new(partition)
         self._refuse_values_alone(partition)
+        self._refuse_unseen(partition)
         if c.model.param_dtype == "bfloat16" and all(f.trains or is_added(f.source) for f in partition.leaves):
             self.notes.append(
                 "model.param_dtype='bfloat16' is for what is frozen, and nothing is: parameters, moments and averages are kept in "
@@ -254,6 +255,22 @@ class Trainer(Compiled):
         for number, phase in enumerate(self.phases):
             if not any(opened[number] for opened in trained):
                 raise UserError(f"{phase.name}: trains nothing of what the run trains but the value head")
+
+    def _refuse_unseen(self, partition: Partition) -> None:
+        """What reads images has to be frozen where the objective gives the model none: nothing but decay would move it."""
+        c = self.config
+        if not self.model.spec.tower or c.tables.objectives[c.objective.name].tower or not self._updates:
+            return
+        if unseen := [f.source for f in partition.leaves if f.trains and matches(("(tower|projector)/.*",), f.source)]:
+            raise UserError(
+                f"config.tune.rates: objective.name = {c.objective.name!r} gives the model no images, and these train:{listed(unseen, 5)}\nfreeze "
+                'them: tune.rates=(("(tower|projector)/.*", 0.0), (".*", 1.0))'
+            )
+
+    @property
+    def _updates(self) -> bool:
+        """Whether the run makes any."""
+        return bool(self.config.training.steps or self.config.training.epochs)
 
     def _refuse_frozen_new(self, partition: Partition) -> None:
         """What is re-initialized has to train: random numbers would stay in the model, and no checkpoint of an adapter would

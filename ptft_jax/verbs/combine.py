@@ -2,6 +2,7 @@
 
 python -m ptft_jax.verbs.combine --method=interpolate --run=runs/tuned@best --curve=0,0.1,...,1 --rule=sum --out=runs/between
 python -m ptft_jax.verbs.combine --method=ties --run=runs/a --run=runs/b --density=0.2 --out=runs/both
+python -m ptft_jax.verbs.combine --method=tower --run=runs/text --run=runs/images --out=runs/joined
 python -m ptft_jax.verbs.combine --adapter --method=cat --run=runs/lora_a --run=runs/lora_b --weights=1,-0.5 --out=runs/lora
 """
 
@@ -19,7 +20,7 @@ from ptft_jax.verbs.command import IGNORE, SOURCES, define_number, launch, prepa
 # Options of `ptft_jax.combining.combine`, which says for each method which it reads; None = not given.
 OPTIONS = (
     "base", "alpha", "curve", "rule", "budget", "weights", "density", "trim", "sign", "seed", "rank", "experts",
-    "experts_per_token", "metric", "data", "source", "tokens", "batch_size",
+    "experts_per_token", "skip", "projector", "merge", "metric", "data", "source", "tokens", "batch_size",
 )  # fmt: skip
 
 
@@ -27,7 +28,7 @@ def define() -> None:
     flags.DEFINE_string(
         "method",
         None,
-        "Of whole models: interpolate, slerp, soup, greedy_soup, upcycle, task, magnitude_prune, ties, dare_linear, dare_ties. With "
+        "Of whole models: interpolate, slerp, soup, greedy_soup, upcycle, tower, task, magnitude_prune, ties, dare_linear, dare_ties. With "
         "--adapter: cat, svd, linear, and the last four, which may end in _svd.",
     )
     flags.DEFINE_multi_string("run", [], f"{SOURCES} May be given more than once.")
@@ -61,13 +62,25 @@ def define() -> None:
     flags.DEFINE_string(
         "sign", None, "Of ties: the sign of the sum is elected (total), or the most frequent (frequency)."
     )
-    define_number("seed", None, TREE["seed"], "Of what DARE drops, and of the routers of upcycle.")
+    define_number(
+        "seed", None, TREE["seed"], "Of what DARE drops, of the routers of upcycle, and of the projector of tower."
+    )
     define_number(
         "rank", None, positive(1, ""), "Of svd: the rank of the result; the largest of the adapters' where not given."
     )
     define_number("experts", None, positive(8, ""), "Of upcycle: how many are made of each MLP.")
     define_number(
         "experts_per_token", None, positive(2, ""), "Of upcycle: how many a token is sent to; 2 where not given."
+    )
+    define_number(
+        "skip", None, natural(0, ""), "Of tower: last blocks of the ViT that are left out; 0 where not given."
+    )
+    flags.DEFINE_string("projector", None, "Of tower: mlp (where not given) or linear.")
+    define_number(
+        "merge",
+        None,
+        positive(1, ""),
+        "Of tower: so many patches, high and wide, become one vector; 1 where not given.",
     )
     flags.DEFINE_string("metric", None, "Of greedy_soup: nll, accuracy, mse, pearson or spearman, on validation data.")
     flags.DEFINE_string("data", None, "Data to measure on; the (first) run's where not given.")

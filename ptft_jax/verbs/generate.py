@@ -29,6 +29,9 @@ def define() -> None:
         [],
         "Plain text to continue; may be given more than once. '\\n' stands for a newline, '\\\\n' for a backslash and an n.",
     )
+    flags.DEFINE_multi_string(
+        "image", [], "Of a model that reads images: a file, for all prompts, or one for each --prompt, in their order."
+    )
     flags.DEFINE_bool(
         "control_tokens", False, "Control (special) tokens that a --prompt spells are these tokens, not plain text."
     )
@@ -147,6 +150,7 @@ def main() -> None:
         draft_tokens=args.draft_tokens,
         lookup=args.lookup,
         release=True,
+        images=args.image,
         on_text=(lambda _, text: show(text)) if streaming else None,
         **sampling_options(args),
     )

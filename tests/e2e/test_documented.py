@@ -284,6 +284,7 @@ def test_every_config_file_is_covered():
         "images/contrast.py",  # tests/e2e/test_pages.py
         "images/transfer.py",  # tests/e2e/test_pages.py
         "images/mnist.py",  # tests/e2e/test_images.py
+        "images/describe.py",  # tests/e2e/test_describe.py
         "world/reading.py",  # tests/world/test_recipes.py
     }, "test the new one"
 

@@ -206,7 +206,11 @@ def test_what_does_not_go_together(arrays, tmp_path, cache):
     text = tmp_path / "x.jsonl"
     text.write_text("".join(json.dumps({"text": f"a {n}", "label": n % 3}) + "\n" for n in range(60)))
     for path, value, message in (
-        ("data.source", f"jsonl:{text}", "the model reads images .model.image_size above 0., and these are texts"),
+        (
+            "data.source",
+            f"jsonl:{text}",
+            "the model reads images .model.image_size above 0, or a tower., and these are texts",
+        ),
         ("model.image_size", 9, "config.model.image_size = 9: expected a multiple of model.patch_size 4"),
         ("model.classes", 2, "config.model.classes = 2: the data have 3 classes"),
         ("data.images", {"size": 7}, "config.data.images.size = 7: expected at least model.image_size 8"),

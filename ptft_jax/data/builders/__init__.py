@@ -17,7 +17,7 @@ def build(objective: Any, tokenizer: Tokenizer, causal: bool = False) -> Builder
 
 
 def for_model(objective: Any, tokenizer: Tokenizer, model: Any, data: Any) -> Builder:
-    """The builder of rows of texts, or of images where the model reads those.
+    """The builder of rows of texts, or of images where the model reads those, or learns what is said of them.
 
     Args:
       objective, data: of the config.
@@ -26,8 +26,8 @@ def for_model(objective: Any, tokenizer: Tokenizer, model: Any, data: Any) -> Bu
     Raises:
       UserError: as `Builder.of`; passages that do not go with the rows (`data.neighbors`).
     """
-    if model.image_size:
-        spec = objective.tables.objectives[objective.name]
+    spec = objective.tables.objectives[objective.name]
+    if model.image_size or spec.tower:
         return located(spec.pictures).of_images(objective, model, data).with_texts(tokenizer, model)
     builder = build(objective, tokenizer, model.causal)
     if not data.neighbors.index:

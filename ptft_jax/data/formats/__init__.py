@@ -33,6 +33,7 @@ ENCODERS = {
     "images": pictures.PictureEncoder,
     "labelled-images": pictures.PictureEncoder,
     "captioned-images": pictures.CaptionEncoder,
+    "asked-images": pictures.AskedEncoder,
 }
 
 

@@ -20,12 +20,12 @@ from ptft_jax.data.formats.deciding import (
     structured,
 )
 from ptft_jax.data.formats.layouts import (
-    CAPTIONED,
     CLASSED,
     COLUMNS,
     LAYOUTS,
     NAMES,
     RATED,
+    SAID,
     TALKING,
     TALKS,
     Layout,
@@ -83,8 +83,8 @@ def choose(
     if not (
         rated(sample, naming, where, learns)
         if {*RATED}.intersection(learns)
-        else captioned(sample, naming)
-        if CAPTIONED in learns
+        else captioned(sample, naming, learns)
+        if {*SAID}.intersection(learns)
         else numbered(sample, naming, pool is not None and pool.untyped)
     ):
         learns = ()

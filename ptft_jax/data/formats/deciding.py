@@ -11,9 +11,9 @@ from ptft_jax.data.formats import json_text
 from ptft_jax.data.formats.base import Record
 from ptft_jax.data.formats.layouts import (
     ASKED,
-    CAPTIONED,
     LAYOUTS,
     RATED,
+    SAID,
     TALKS,
     USUAL,
     Layout,
@@ -72,10 +72,11 @@ def numbered(sample: Iterable[Record], naming: Mapping[str, str], untyped: bool)
     return any(columns and (untyped or not isinstance(record[columns["label"]], str)) for record, columns in fits)
 
 
-def captioned(sample: Iterable[Record], naming: Mapping[str, str]) -> bool:
-    """Whether a record has an image and its caption."""
-    [layout] = [layout for layout in LAYOUTS if layout.kind == CAPTIONED]
-    return set(naming) <= set(layout.columns) and any(fit(layout, [record], naming) for record in sample)
+def captioned(sample: Sequence[Record], naming: Mapping[str, str], learns: Sequence[str]) -> bool:
+    """Whether a record has an image and what is said of it, as one of the kinds that are learned from has them."""
+    layouts = [layout for layout in LAYOUTS if layout.kind in SAID and layout.kind in learns]
+    layouts = [layout for layout in layouts if set(naming) <= set(layout.columns)]
+    return any(fit(layout, [record], naming) for record in sample for layout in layouts)
 
 
 def rated(

@@ -125,14 +125,25 @@ _MARGIN = {"margin": (is_margin, "a number", ("margin",))}
 _PAIR_NAMES = [{"prompt": prompt, "completion": completion} for prompt, completion in PAIRS]
 # Kinds of data that are read as such only for objectives that learn from them: their records are those of other kinds, too.
 RATED = ("rated", "rated-text")
-CAPTIONED = "captioned-images"
-ASKED = ("regression", *RATED, CAPTIONED)
+CAPTIONED, QUESTIONED = "captioned-images", "asked-images"
+SAID = (CAPTIONED, QUESTIONED)  # images with texts
+ASKED = ("regression", *RATED, *SAID)
 TALKING = ("answers", "preference", "rated")  # kinds that have prompts and answers
 TRUTHS: Mapping[Any, int] = {True: 1, False: 0, "true": 1, "false": 0, "1": 1, "0": 0}  # 1 and 0 are True and False
 TALKS = (is_messages, is_sharegpt, is_conversation, is_prompt)
 CLASSED = ("classification", "labelled-images")  # kinds whose labels are classes
 # In this order: the first that fits is taken.
 LAYOUTS = (
+    Layout(
+        QUESTIONED,
+        QUESTIONED,
+        {"image": _PICTURE, "question": _TEXT, "answer": _TEXT},
+        [
+            {"image": image, "question": question, "answer": answer}
+            for image in _PICTURES
+            for question, answer in (("question", "answer"), ("prompt", "completion"), ("prompt", "response"))
+        ],
+    ),
     Layout(
         CAPTIONED,
         CAPTIONED,

@@ -75,18 +75,28 @@ class PictureEncoder(Encoder):
 class CaptionEncoder(PictureEncoder):
     """Images as their pixels, and behind them the tokens of their caption, with what a text starts and ends with, four bytes each."""
 
+    _whats, _or_cut = "the caption", ", or set config.data.overlong='truncate'"
+
     @property
     def identity(self) -> tuple[str, ...]:
         return (*super().identity, f"captions-1 {self._pixels.caption_length} {self._pixels.cut}")
 
     def _encode(self, records: Sequence[Record], wheres: Sequence[str]) -> list[Encoded]:
-        pictures = super()._encode(records, wheres)
-        texts = [self.format.text(record, "caption", where) for record, where in zip(records, wheres)]
+        pictures, texts = super()._encode(records, wheres), self._texts(records, wheres)
+        whole = (self._whole(ids, where) for ids, where in zip(texts, wheres))
+        return [Encoded(np.concatenate([one.ids, ids.view(np.uint8)])) for one, ids in zip(pictures, whole)]
+
+    def _texts(self, records: Sequence[Record], wheres: Sequence[str]) -> list[np.ndarray]:
+        """What is said of each image, int32 [n], without its ends."""
+        return self._column("caption", records, wheres)
+
+    def _column(self, what: str, records: Sequence[Record], wheres: Sequence[str]) -> list[np.ndarray]:
+        texts = [self.format.text(record, what, where) for record, where in zip(records, wheres)]
         for text, where in zip(texts, wheres):
             if not text.strip():
-                raise UserError(f"{where}: column {self.format.columns['caption']!r} is empty: expected a caption")
-        captions = (self._whole(ids, where) for ids, where in zip(self.ids(texts, wheres), wheres))
-        return [Encoded(np.concatenate([one.ids, ids.view(np.uint8)])) for one, ids in zip(pictures, captions)]
+                column, a = self.format.columns[what], "an" if what == "answer" else "a"
+                raise UserError(f"{where}: column {column!r} is empty: expected {a} {what}")
+        return self.ids(texts, wheres)
 
     def _whole(self, ids: np.ndarray, where: str) -> np.ndarray:
         """A caption, int32 [n], with its ends."""
@@ -95,11 +105,29 @@ class CaptionEncoder(PictureEncoder):
         if most and len(ids) > room:
             if not self._pixels.cut:
                 raise UserError(
-                    f"{where}: the caption has {len(ids)} tokens, and model.text_length = {most} holds {room} beside its ends; raise it, or set "
-                    "config.data.overlong='truncate'"
+                    f"{where}: {self._whats} has {len(ids)} tokens, and there is room for {room} beside its ends (model.text_length, or what an image leaves of "
+                    f"data.length); give it more{self._or_cut}"
                 )
             ids = ids[:room]
         return np.asarray([*before, *ids, self.tokenizer.end_id], "<i4")
 
     def said(self, record: Record, where: str = "record") -> list[str]:
         return [self.format.text(record, "caption", where)]
+
+
+class AskedEncoder(CaptionEncoder):
+    """As captions, of a question and its answer, joined as they are. A token of the question is kept as ~token, less than 0: it is read, and not
+    learned."""
+
+    _whats, _or_cut = "the question with its answer", ""
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        return (*super().identity, "asked-1")
+
+    def _texts(self, records: Sequence[Record], wheres: Sequence[str]) -> list[np.ndarray]:
+        both = (self._column(what, records, wheres) for what in ("question", "answer"))
+        return [np.concatenate([~np.asarray(question, np.int32), answer]) for question, answer in zip(*both)]
+
+    def said(self, record: Record, where: str = "record") -> list[str]:
+        return [self.format.text(record, what, where) for what in ("question", "answer")]

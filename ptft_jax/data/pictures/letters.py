@@ -17,8 +17,9 @@ from ptft_jax.data.pictures.decoding import Image
 from ptft_jax.data.pictures.shards import MadeImages
 from ptft_jax.data.records.reference import Reference
 from ptft_jax.environment import needed
+from ptft_jax.errors import nearest
 
-OPTIONS = ("draws", "size")
+OPTIONS = ("draws", "size", "questions")
 LETTERS = "ABCDEFGHIJ"
 FONTS: Mapping[str, tuple[str, ...]] = {
     "train": (
@@ -51,9 +52,12 @@ _SCALE = 4  # letters are drawn so many times larger, and then made smaller
 def splits(reference: Reference) -> dict[str, tuple[Callable[[], MadeImages], str]]:
     """Each split of `FONTS`: {name: (what opens it, words)}. Raises UserError for options that are no counts."""
     draws, size = (_count(reference, name, default) for name, default in (("draws", _DRAWS), ("size", 28)))
+    asked = reference.options.get("questions", "no")
+    if asked not in ("yes", "no"):
+        raise reference.error(f"questions={asked}: expected yes or no{nearest(asked, ('yes', 'no'))}")
     return {
         split: (
-            functools.partial(_made, split, draws, size),
+            functools.partial(_made, split, draws, size, asked == "yes"),
             f"{len(LETTERS) * len(fonts) * draws:,} letters in {len(fonts)} fonts",
         )
         for split, fonts in FONTS.items()
@@ -68,7 +72,7 @@ def _count(reference: Reference, option: str, default: int) -> int:
     return int(text)
 
 
-def _made(split: str, draws: int, size: int) -> MadeImages:
+def _made(split: str, draws: int, size: int, asked: bool) -> MadeImages:
     needed("PIL.ImageFont", "images:letters")
     folder = pathlib.Path(needed("matplotlib", "images:letters").get_data_path()) / "fonts" / "ttf"
     fonts = FONTS[split]
@@ -84,15 +88,28 @@ def _made(split: str, draws: int, size: int) -> MadeImages:
         pixels = _drawn(
             letter, str(folder / f"{font}.ttf"), size, [LETTERS.index(letter), SEEDS[split], fonts.index(font), draw]
         )
-        caption = f"a {STYLES[font]} letter {letter}"
-        return {"image": Image(decoding.packed(pixels)), "label": letter, "font": font, "caption": caption}
+        said: dict[str, str] = {"caption": caption(letter, STYLES[font])}
+        if asked:
+            said = dict(zip(("question", "answer"), questions(letter, STYLES[font])[draw % 3]))
+        return {"image": Image(decoding.packed(pixels)), "label": letter, "font": font, **said}
 
     def where(index: int) -> str:
         letter, font, draw = parts(index)
         return f"letter {letter} in {font}, draw {draw}"
 
-    key = cache.digest("letters-1", split, str(draws), str(size), *fonts, *versions)
+    key = cache.digest("letters-1", split, str(draws), str(size), *fonts, *versions, *["questions"] * asked)
     return MadeImages(make, len(LETTERS) * len(fonts) * draws, where, key)
+
+
+def caption(letter: str, style: str) -> str:
+    """What is said of a letter in a style of `STYLES`."""
+    return f"a {style} letter {letter}"
+
+
+def questions(letter: str, style: str) -> tuple[tuple[str, str], ...]:
+    """Three questions about a letter in a style of `STYLES`, each ending where the answer begins, and their answers."""
+    weight = " ".join(word for word in style.split() if word in ("bold", "slanted")) or "plain"
+    return ("which letter is it? ", letter), ("which style is it? ", weight), ("sans or serif? ", style.split()[-1])
 
 
 SEEDS = {split: number for number, split in enumerate(FONTS)}

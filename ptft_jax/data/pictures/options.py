@@ -16,7 +16,11 @@ class ImageOptions(Options):
         )
     )
     channels: int = declared(natural(0, "1 = grey, 3 = colors; 0 = model.channels"))
-    caption_length: int = declared(natural(0, "most tokens of a caption, with its ends; 0 = model.text_length"))
+    caption_length: int = declared(
+        natural(
+            0, "most tokens of a caption, with its ends; 0 = model.text_length, or what an image leaves of data.length"
+        )
+    )
     fit: str = declared(
         one_of(
             "crop",

@@ -104,7 +104,10 @@ def _opened(reference: Reference, broken: str) -> Opened:
 def allowed(reference: Reference, names: tuple[str, ...]) -> None:
     """Raises UserError for an option of other images."""
     for name in reference.options:
-        if name in ("train", "validation", "test", "partial", "content", "draws", "size") and name not in names:
+        if (
+            name in ("train", "validation", "test", "partial", "content", "draws", "size", "questions")
+            and name not in names
+        ):
             raise reference.error(f"{reference.name} has no use for the option {name!r}")
 
 

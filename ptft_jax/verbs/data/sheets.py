@@ -35,13 +35,19 @@ def shown(
     title: str, kept: np.ndarray, row: dict[str, np.ndarray], classes: Sequence[str], builder: Any, tokenizer: Any
 ) -> Shown:
     """A row of images (`ptft_jax.data.builders.pictures`) beside what it is made of."""
-    seen, words = row["inputs"], ""
+    seen, words = row.get("images", row["inputs"]), ""
     if "visible" in row:
         seen = partly(seen, row["visible"], builder.patch_size)
         words = f"{len(row['visible'])} of {builder.patches} patches are seen"
     if "captions" in row:
         words = tokenizer.decode(row["captions"][: int(row["ends"])].tolist())
-    if "targets" in row:
+    if "images" in row:  # what is learned in brackets
+        ids, weights = row["inputs"].tolist(), row["weights"]
+        read = [token for token, there in zip(ids, row["segments"]) if there and token >= 0]
+        learned = row["targets"][weights > 0].tolist()
+        before = tokenizer.decode(read[: len(read) - len(learned) + 1])
+        words = f"{before}[{tokenizer.decode(learned)}]"
+    elif "targets" in row:
         words = _named(int(row["targets"]), classes)
     if "share" in row:
         share = float(row["share"])

@@ -122,7 +122,8 @@ def _sheet(
     kept = [dataclasses.replace(rows, builder=rows.builder.plain) for rows in sets]
     shown = []
     for k, (source, row) in enumerate(rows_of):
-        image = kept[source].batch([row], [(0, int(row))])["inputs"][0]
+        plain = kept[source].batch([row], [(0, int(row))])
+        image = plain.get("images", plain["inputs"])[0]
         arrays = {name: values[k] for name, values in batch.items()}
         shown.append(sheets.shown(titles[k], image, arrays, facts[0][0]["classes"], chosen.builder, chosen.tokenizer))
     out, form = _console()

@@ -12,7 +12,7 @@ import numpy as np
 from ptft_jax.data import packing
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.filling import empty_of
-from ptft_jax.data.formats.layouts import CAPTIONED
+from ptft_jax.data.formats.layouts import SAID
 from ptft_jax.data.joined import blocks
 from ptft_jax.data.source_splits import Tokens
 from ptft_jax.data.tokenizers import Tokenizer
@@ -136,7 +136,7 @@ def of_images(part: Tokens, size: int, channels: int) -> dict[str, Any]:
     values = size**2 * channels  # behind which captions are
     ids = (
         store.ids
-        if part.kind != CAPTIONED
+        if part.kind not in SAID
         else np.concatenate([store.ids[at : at + values] for at in store.offsets[:-1]])
     )
     pixels = ids.reshape(-1, channels)

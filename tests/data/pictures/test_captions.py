@@ -59,7 +59,8 @@ def test_rows_have_pixels_and_captions(tmp_path, cache):
 def test_captions_that_are_too_long(tmp_path, cache):
     source = listed(tmp_path / "x", [f"{n:02}{'c' * 10}" for n in range(40)])
     with pytest.raises(
-        UserError, match="line .*: the caption has 12 tokens, and model.text_length = 12 holds 11 beside its ends"
+        UserError,
+        match="line .*: the caption has 12 tokens, and there is room for 11 beside its ends .model.text_length",
     ):
         read(source)
     rows = read(source, overlong="truncate")
