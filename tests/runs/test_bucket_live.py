@@ -79,7 +79,7 @@ def test_what_may_not_be_written_is_named_before_anything_is_compiled(faults, te
 def test_no_run_there(faults, text_file):
     quiet_train(config(text_file, training__steps=2, eval__every=0), "s3://runs/other/base")
     with pytest.raises(UserError, match="no run there.*did you mean 'base'"):
-        checkpoint.resolve("s3://runs/other/base")
+        checkpoint.resolve("s3://runs/other/bass")
 
 
 def test_google_cloud_storage(cache, text_file, tmp_path, monkeypatch):
