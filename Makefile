@@ -59,11 +59,11 @@ trackers: check-python
 	$(VENV)-trackers/bin/python -m pip install --quiet --disable-pip-version-check -e ".[wandb,mlflow,aim,test]"
 	$(VENV)-trackers/bin/python -m pytest tests/reporting/test_trackers_live.py -q
 
-# Data in buckets, from a server of S3 on this machine.
+# Data and runs in buckets, from a server of S3 and an emulator of Google Cloud Storage on this machine.
 buckets: check-python
 	$(PYTHON) -m venv $(VENV)-buckets
-	$(VENV)-buckets/bin/python -m pip install --quiet --disable-pip-version-check -e ".[s3,test]" "moto[server]>=5"
-	$(VENV)-buckets/bin/python -m pytest tests/data/records/test_buckets_live.py -q
+	$(VENV)-buckets/bin/python -m pip install --quiet --disable-pip-version-check -e ".[s3,gcs,test]" "moto[server]>=5" gcp-storage-emulator
+	$(VENV)-buckets/bin/python -m pytest tests/data/records/test_buckets_live.py tests/runs/test_bucket_live.py -q
 
 # Experiments on clusters: a Ray cluster of several nodes on this machine, and submitit's jobs, in an environment of its own.
 clusters: check-python

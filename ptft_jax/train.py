@@ -16,7 +16,11 @@ from ptft_jax.verbs.command import TERMINATED, define_config, define_number, lau
 
 def define() -> None:
     define_config()
-    flags.DEFINE_string("workdir", None, "Folder of the run. A run that is there already is continued.")
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Folder of the run, or gs://BUCKET/FOLDER, s3://BUCKET/FOLDER. A run that is there already is continued.",
+    )
     define_number(
         "max_seconds",
         0.0,

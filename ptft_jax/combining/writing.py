@@ -23,7 +23,7 @@ from ptft_jax.evaluation.names import AUTO, direction
 from ptft_jax.model.spec import wordless
 from ptft_jax.params import finite
 from ptft_jax.params.rules import unflatten
-from ptft_jax.runs import checkpoint, identity
+from ptft_jax.runs import bucket, checkpoint, identity
 from ptft_jax.runs import source as restore
 from ptft_jax.runs import state as states
 from ptft_jax.runs.files import write_bytes, write_json, write_text
@@ -207,8 +207,8 @@ def _count(params: Mapping[str, np.ndarray]) -> int:
 
 def moved_reference(base: Mapping[str, Any], run: Model, out: pathlib.Path) -> dict[str, Any]:
     """What a run's checkpoint says of its base, as one in `out` says it."""
-    if not base["relative"]:
-        return dict(base)
+    if not base["relative"] or bucket.is_url(base["workdir"]):
+        return {**base, "relative": ""}
     kind = base["workdir"].partition(":")[0] + ":" if restore.is_reference(base["workdir"]) else ""
     where = pathlib.Path(base["workdir"].removeprefix(kind))
     where = where if where.exists() else (run.source.workdir / base["relative"]).resolve()

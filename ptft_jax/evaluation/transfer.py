@@ -11,7 +11,7 @@ from typing import Any
 
 from ptft_jax.data import trained_on
 from ptft_jax.errors import UserError
-from ptft_jax.runs import meant
+from ptft_jax.runs import meant, places
 from ptft_jax.runs.lineage import place
 from ptft_jax.runs.workdir import Workdir
 
@@ -88,8 +88,8 @@ def reference(
       {"nll": nats, "of": in words}.
     """
     for row in reversed([row for row in lineage if "workdir" in row]):  # imported weights have none
-        workdir = pathlib.Path(row["workdir"])
         try:
+            workdir = places.run(row["workdir"], "lineage")
             found = _at_start(workdir, row.get("run_id", ""), meant.source(source, folder or os.getcwd()))
             parent = Workdir(workdir).read_lineage() if found else []
         except UserError:  # damaged files of another run, which measured nothing then, are no reason to end this one

@@ -7,9 +7,12 @@ With one process everything here is free.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
+import subprocess
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +22,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ptft_jax.errors import UserError, listed
+from ptft_jax.parallel.coordinator import watched
 
 AUTO = "auto"
 _GOODBYE = 30  # seconds that a process which ends waits for the others to end too; after that, all are ended
@@ -29,7 +33,8 @@ def join(coordinator: str = "", processes: str = "", process: int | None = None)
     not after 5 minutes, JAX ends this process with a message of its own.
 
     A process that fails afterwards takes the others with it: after _GOODBYE seconds where it can still say goodbye (see
-    `abandon`), else (kill -9, a lost machine) when JAX misses its heartbeat, after 100 seconds.
+    `abandon`), else (kill -9, a lost machine) when JAX misses its heartbeat, after 100 seconds; at once where it was process 0, whose end is
+    then said by each of the others (`ptft_jax.parallel.coordinator`).
 
     Args:
       coordinator: HOST:PORT of process 0; "" = $JAX_COORDINATOR_ADDRESS.
@@ -63,8 +68,35 @@ def join(coordinator: str = "", processes: str = "", process: int | None = None)
                 "Give each of them --coordinator=HOST:PORT (of process 0), --processes=N and --process=0 to N-1; "
                 "--processes=auto is for TPU pods, SLURM, Open MPI and Kubernetes"
             ) from e
+        if jax.process_index() and (place := _coordinator(coordinator)):
+            with contextlib.suppress(OSError):  # no more processes are allowed: then it is not said
+                _watchers().append(watched(place, jax.process_index()))
+            atexit.register(_leave_watch)
     elif jax.process_count() > 1:
         raise UserError(f"this is one of {jax.process_count()} processes: --processes=auto is missing")
+
+
+def _coordinator(given: str) -> str:
+    """HOST:PORT of process 0; "" where that is not known."""
+    if given or (given := os.environ.get("JAX_COORDINATOR_ADDRESS", "")):
+        return given
+    from jax._src import distributed  # where JAX has found it by itself, nothing else says it
+
+    return getattr(getattr(distributed, "global_state", None), "coordinator_address", None) or ""
+
+
+@functools.cache
+def _watchers() -> list[subprocess.Popen[bytes]]:
+    """What looks after the coordinator beside this process, if anything does."""
+    return []
+
+
+def _leave_watch() -> None:
+    """This process leaves in its own time."""
+    while _watchers():
+        beside = _watchers().pop()
+        beside.terminate()
+        beside.wait()
 
 
 def joined() -> bool:
@@ -79,6 +111,7 @@ def abandon(status: int) -> None:
     seconds later JAX ends them with a message of its own. Threads of this process are not waited for: they may be waiting
     for the others, as those that save do.
     """
+    _leave_watch()
     # In a thread, and not to its end: without an answer, JAX would end this process too, with another status.
     goodbye = threading.Thread(target=_shut_down, daemon=True)
     goodbye.start()

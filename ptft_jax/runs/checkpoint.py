@@ -27,7 +27,7 @@ from ptft_jax.errors import UserError, listed, nearest
 from ptft_jax.parallel import processes
 from ptft_jax.params import fingerprint
 from ptft_jax.params.rules import flatten, path_of, unflatten
-from ptft_jax.runs import manifest, places, retention
+from ptft_jax.runs import bucket, manifest, places, retention
 from ptft_jax.runs.lineage import step_parted
 from ptft_jax.runs.workdir import Checkpoint, Workdir
 
@@ -50,11 +50,20 @@ def resolve(reference: str, field: str = "config.init.from", bare: str = "best")
     Args:
       bare: what a reference without "@" means, "best" or "last".
 
+    Of a run in a bucket the folder is one of this machine, with that checkpoint in it.
+
     Raises:
       UserError: no such folder, no run or no checkpoint in it, or no such step (with those there are).
     """
     name, which = step_parted(reference)
-    workdir = places.local(name, f"{field} = {reference!r}").expanduser()
+    workdir = places.run(name, f"{field} = {reference!r}")
+    step = _chosen(workdir, name, which, reference, field, bare)
+    bucket.complete(workdir, step)
+    return workdir, step
+
+
+def _chosen(workdir: pathlib.Path, name: str, which: str, reference: str, field: str, bare: str) -> int:
+    """The step that a reference, of these parts, means."""
     if workdir.suffix == ".gguf" and workdir.is_file():
         raise UserError(f"{field} = {reference!r}: a GGUF file is named as gguf:{name}")
     if workdir.is_dir() and any(workdir.glob("*.safetensors*")):
@@ -71,11 +80,11 @@ def resolve(reference: str, field: str = "config.init.from", bare: str = "best")
     if not steps:
         raise UserError(f"{field} = {reference!r}: {workdir} has no finished checkpoint")
     if which.isdigit() and int(which) in steps:
-        return workdir, int(which)
+        return int(which)
     if (which or bare) in ("last", "latest"):
-        return workdir, steps[-1]
+        return steps[-1]
     if (which or bare) == "best":
-        return workdir, best_step(workdir)
+        return best_step(workdir)
     known = ", ".join(map(str, steps))
     raise UserError(f"{field} = {reference!r}: expected @best, @last or @STEP with STEP one of {known}")
 
@@ -85,7 +94,8 @@ def named_as(reference: str, bare: str = "best") -> str:
     name, which = step_parted(reference)
     if which.isdigit():
         return "step"
-    best = (which or bare) == "best" and best_steps(pathlib.Path(name).expanduser())
+    folder = bucket.folder_of(name, reference) if bucket.is_url(name) else pathlib.Path(name).expanduser()
+    best = (which or bare) == "best" and best_steps(folder)
     return "best" if best else "last"
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from ptft_jax.errors import UserError
 from ptft_jax.parallel import processes
-from ptft_jax.runs import owner
+from ptft_jax.runs import bucket, owner
 from ptft_jax.runs.workdir import Workdir
 
 _BEAT = 5.0  # seconds between two heartbeats
@@ -73,9 +73,14 @@ def _check_one_folder(workdir: pathlib.Path, nonce: str) -> None:
         time.sleep(0.2)
     blind = [number for number, one in enumerate(processes.gather(seen)) if not one]
     if blind:
+        hint = (
+            "; of machines that share none, mount the bucket in all (ptft launch does)"
+            if bucket.url_of(workdir)
+            else ""
+        )
         raise UserError(
             f"{workdir}: process {blind[0]} does not see there what process 0 wrote: all processes of a run need the same "
-            "workdir, on a file system that they share"
+            f"workdir, on a file system that they share{hint}"
         )
 
 
@@ -146,11 +151,7 @@ class _Lease:
                 raise self._refusal(now or before)
 
     def _refusal(self, holder: dict[str, Any]) -> Busy:
-        kind = "a workdir" if self._flag == "--workdir" else "a folder"
-        return Busy(
-            f"{self._flag}={self._workdir}: {_named(holder)} is running in it. One launch at a time writes into {kind}: wait "
-            f"for that one, end it, or choose another {self._flag}"
-        )
+        return refusal(self._flag, self._workdir, holder)
 
     def _write(self) -> None:
         holder = {
@@ -182,6 +183,15 @@ class _Lease:
         for folder in self._made:
             with contextlib.suppress(OSError):  # not empty
                 folder.rmdir()
+
+
+def refusal(flag: str, place: pathlib.Path | str, holder: dict[str, Any]) -> Busy:
+    """What is said to a launch of a place that another one has; `flag`: as what it was given."""
+    kind = "a workdir" if flag == "--workdir" else "a folder"
+    return Busy(
+        f"{flag}={place}: {_named(holder)} is running in it. One launch at a time writes into {kind}: wait for that one, end it, or choose "
+        f"another {flag}"
+    )
 
 
 def _named(holder: dict[str, Any]) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 from ptft_jax.runs.workdir import Checkpoint
 
+MISSING = "is missing"  # how a line of `damage` ends
+
 
 def write(folder: pathlib.Path, parts: Iterable[str]) -> None:
     """Records every file below the subfolders `parts` of `folder`, with its size in bytes and its digest, in its manifest
@@ -47,7 +49,7 @@ def damage(
         if part and not name.startswith(f"{part}/"):
             continue
         if not path.is_file():
-            lines.append(f"{name} is missing")
+            lines.append(f"{name} {MISSING}")
         elif path.stat().st_size != size:
             lines.append(f"{name} has {path.stat().st_size} bytes, {size} were written")
         else:

@@ -20,6 +20,7 @@ from ptft_jax.data import records
 from ptft_jax.data.records import remote
 from ptft_jax.data.records.reference import SPLITS, Reference
 from ptft_jax.errors import UserError
+from ptft_jax.runs import bucket
 from ptft_jax.runs.lineage import parted, step_parted
 from ptft_jax.runs.workdir import Workdir
 
@@ -38,6 +39,10 @@ def template(text: str, folder: str) -> str:
 
 def parent(text: str, folder: str) -> tuple[str, ...]:
     """(place, step as it was asked for, adapter) of a run; the place of weights."""
+    if bucket.is_url(text):
+        place, adapter = parted(text)
+        place, which = step_parted(place)
+        return place.rstrip("/"), "last" if which == "latest" else which, adapter
     kind = next((kind for kind in _WEIGHTS if text.startswith(kind)), "")
     path = os.path.join(folder, os.path.expanduser(text.removeprefix(kind)))
     if kind == "hf:" and not os.path.isdir(path):
@@ -140,7 +145,8 @@ def _same(path: str, theirs: Any, mine: Any, workdir: pathlib.Path) -> bool:
     first, second = means(theirs, there), means(mine, here)
     if first == second or path != "init.from_":
         return first == second
-    chain, found = Workdir(workdir).read_lineage(), Workdir(pathlib.Path(second[0]))
+    place = bucket.folder_of(second[0], path) if bucket.is_url(second[0]) else pathlib.Path(second[0])
+    chain, found = Workdir(workdir).read_lineage(), Workdir(place)
     # A run's name alone is its best or its last checkpoint, and may be spelled so.
     bare = chain[0].get("checkpoint", "") if chain else ""
     first, second = ((one[0], one[1] or bare, *one[2:]) if len(one) == 3 else one for one in (first, second))
@@ -214,7 +220,7 @@ def _file_from_here(given: str, folder: str) -> str:
 def _run_from_here(given: str, folder: str) -> str:
     kind = next((kind for kind in _WEIGHTS if given.startswith(kind)), "")
     there = os.path.join(folder, os.path.expanduser(given.removeprefix(kind)))
-    if given and os.path.exists(parent(given, folder)[1 if kind else 0]):
+    if given and not bucket.is_url(given) and os.path.exists(parent(given, folder)[1 if kind else 0]):
         return f"{kind}{os.path.normpath(there)}"
     return given
 

@@ -15,6 +15,7 @@ import time
 import uuid
 from typing import Any
 
+from ptft_jax.runs import bucket
 from ptft_jax.runs.workdir import Workdir
 
 _READING = "reading"
@@ -22,13 +23,15 @@ _READING_SECONDS = 3600.0  # after that a reader is taken to have been killed
 
 
 def keep(workdir: pathlib.Path, step: int, child: pathlib.Path) -> bool:
-    """Protects a step of the run in `workdir` for the run in `child`, for good. False where that folder cannot be written."""
+    """Protects a step of the run in `workdir` for the run in `child`, for good. False where that folder, or the place in a bucket that it
+    stands for, cannot be written."""
     child = child.absolute()
-    text = {"step": step, "run": str(child), "relative": os.path.relpath(child, workdir.absolute())}
+    text = {"step": step, "run": bucket.named(child), "relative": os.path.relpath(child, workdir.absolute())}
     name = (
         f"{step}-{uuid.uuid5(uuid.NAMESPACE_URL, str(child)).hex}.json"  # the same file however often it is asked for
     )
-    return _write(workdir, name, text) is not None
+    path = _write(workdir, name, text)
+    return path is not None and bucket.published(workdir.absolute(), path)
 
 
 def reading(workdir: pathlib.Path, step: int) -> pathlib.Path | None:

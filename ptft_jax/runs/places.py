@@ -1,4 +1,4 @@
-"""Where runs and reports are: paths of a file system."""
+"""Where runs and reports are: paths of a file system; of runs also places in buckets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pathlib
 import re
 
 from ptft_jax.errors import UserError
+from ptft_jax.runs import bucket
 
 # Two letters and more: one is a drive of Windows. A single slash is what pathlib leaves of two.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
@@ -20,3 +21,13 @@ def local(place: str | pathlib.Path, field: str) -> pathlib.Path:
             "is mounted"
         )
     return pathlib.Path(place)
+
+
+def run(place: str | pathlib.Path, field: str, new: bool = False) -> pathlib.Path:
+    """The folder of a run that is to be read, or to be carried out (`new`: there need be none). Of one in a bucket (gs://, s3://) it is a
+    folder of this machine, with the run's files but the arrays of its checkpoints (`ptft_jax.runs.bucket.complete`).
+
+    Raises:
+      UserError: naming what it was given as: another URL, a bucket that cannot be read, or no run there.
+    """
+    return bucket.copied(str(place), field, new) if bucket.is_url(place) else local(place, field).expanduser()

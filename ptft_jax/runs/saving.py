@@ -9,7 +9,7 @@ import os
 import pathlib
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypedDict
 
 import orbax.checkpoint as ocp
@@ -87,7 +87,17 @@ class Checkpoints:
     A context: leaving it waits for what is being saved and releases threads.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, keep_latest: int, keep_best: int, mode: str):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        *,
+        keep_latest: int,
+        keep_best: int,
+        mode: str,
+        settled: Callable[[], None] = lambda: None,
+    ):
+        """`settled` is called when a save is complete and what is not kept is removed, perhaps in a thread; it raises UserError."""
+        self._settled = settled
         self.workdir = pathlib.Path(workdir).absolute()
         self._here = Workdir(self.workdir)
         self.folder = self._here.checkpoints
@@ -178,6 +188,7 @@ class Checkpoints:
             if processes.main():
                 self._saved[record.step] = record
                 self._settle()
+                self._settled()
         except Exception as e:  # told by `wait`
             self._failure = e
 
@@ -225,6 +236,7 @@ class Checkpoints:
         )
         self._saved[record.step] = record
         self._settle()
+        self._settled()
 
     def wait(self) -> None:
         """Blocks until everything is on disk. Raises UserError where it is not."""
@@ -232,6 +244,8 @@ class Checkpoints:
             self._finishing.join()
             self._finishing = None
         failure, self._failure = self._failure, None
+        if isinstance(failure, UserError):
+            raise failure
         if failure is not None:
             raise _save_failed(self.folder, failure) from failure
 

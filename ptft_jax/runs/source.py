@@ -25,7 +25,7 @@ from ptft_jax.model.spec import HEAD, SIZES, STRUCTURE, VALUES, wordless
 from ptft_jax.params import fingerprint, resizing
 from ptft_jax.params.partition import join, overlay
 from ptft_jax.params.rules import flatten, matches, unflatten
-from ptft_jax.runs import checkpoint, meant, pins
+from ptft_jax.runs import bucket, checkpoint, meant, pins
 from ptft_jax.runs.lineage import parted, step_parted
 from ptft_jax.runs.parent import Layout, Parent
 from ptft_jax.runs.workdir import Workdir
@@ -49,7 +49,7 @@ class Source:
     @property
     def name(self) -> str:
         """For messages."""
-        return f"{self.workdir}@{self.step}" + (f"#{self.chosen}" if self.chosen else "")
+        return f"{bucket.url_of(self.workdir) or self.workdir}@{self.step}" + (f"#{self.chosen}" if self.chosen else "")
 
     @property
     def chosen(self) -> str:
@@ -59,7 +59,7 @@ class Source:
     @property
     def reference(self) -> str:
         """How it can be found again."""
-        return str(self.workdir.absolute())
+        return bucket.named(self.workdir)
 
     @property
     def adapter(self) -> Any:
@@ -159,7 +159,9 @@ class Source:
         return [here | ({"adapter": self.chosen} if self.chosen else {}), *before]
 
     def relative_to(self, workdir: pathlib.Path) -> str:
-        """Its place seen from a workdir, so that both may move together."""
+        """Its place seen from a workdir, so that both may move together; "" where one of them alone is in a bucket."""
+        if bool(bucket.url_of(self.workdir.absolute())) != bool(bucket.url_of(workdir.absolute())):
+            return ""
         return os.path.relpath(self.workdir.absolute(), workdir.absolute())
 
 
@@ -438,12 +440,9 @@ def base_parameters(source: Source, layout: Layout) -> dict[str, Any]:
     kind = base["workdir"].partition(":")[0] + ":" if is_reference(base["workdir"]) else ""
     places = [base["workdir"].removeprefix(kind)]
     if base["relative"]:
-        places.append(str((source.workdir / base["relative"]).resolve()))
-    there = [
-        p
-        for p in dict.fromkeys(places)
-        if not base["relative"] or (pathlib.Path(p).exists() if kind else Workdir(p).steps())
-    ]
+        moved = pathlib.Path(os.path.abspath(source.workdir / base["relative"]))
+        places.append(bucket.url_of(moved) or str(moved.resolve()))
+    there = [p for p in dict.fromkeys(places) if not base["relative"] or _is_there(p, weights=bool(kind))]
     if not there:
         raise UserError(
             f"{source.workdir} holds only what it trained; its base is not at {', nor at '.join(places)}: "
@@ -473,6 +472,16 @@ def base_parameters(source: Source, layout: Layout) -> dict[str, Any]:
         f"{source.workdir} was trained on a base with fingerprint {base['fingerprint']}, but {there[-1]} has {found}: it is "
         "another model"
     )
+
+
+def _is_there(place: str, weights: bool) -> bool:
+    """Whether a base seems to be in a place."""
+    if not bucket.is_url(place):
+        return pathlib.Path(place).exists() if weights else bool(Workdir(pathlib.Path(place)).steps())
+    try:
+        return bool(Workdir(bucket.copied(place, "base")).steps())
+    except UserError:
+        return False
 
 
 def _cast(array: jax.Array, dtype: str) -> jax.Array:

@@ -33,8 +33,9 @@ from ptft_jax.parallel import processes
 from ptft_jax.reporting.clock import Clock
 from ptft_jax.reporting.progress import Reporter
 from ptft_jax.rewards.base import Verifier
-from ptft_jax.runs import identity, lease, meant, places
+from ptft_jax.runs import bucket, identity, lease, meant, places, upload
 from ptft_jax.runs import source as restore
+from ptft_jax.runs.checkpoint import together
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training import hooks as hooks_
 from ptft_jax.training import profile as profiling
@@ -552,7 +553,7 @@ def train(
 
     Args:
       config: the settings, as `ptft_jax.config.default()` gives them, or a nested dict of those that differ.
-      workdir: the folder of the run.
+      workdir: the folder of the run, or gs://BUCKET/FOLDER, s3://BUCKET/FOLDER.
       reporter: where messages, tables and bars go; by default standard error.
       max_seconds: save and return after so many seconds from the beginning of `clock`; 0 = no limit.
       hooks: pairs (when, do) of functions that are called between steps, see `ptft_jax.training.hooks`.
@@ -572,11 +573,14 @@ def train(
     reporter, clock, hooks = reporter or Reporter(), clock or Clock(), hooks_.checked(hooks)
     training = configs.check(config, complete=False).training
     traced = profiling.steps_of(profile, training.steps) if profile and not training.epochs else None
-    place = places.local(workdir, f"--workdir={workdir}")
+    place = together(lambda: _place(workdir))
     versions = {"ptft_jax": __version__, **environment.versions()}
     processes.check_same({f"version of {name}": version for name, version in versions.items()})
     done = processes.shared(Workdir(place).read_summary())
-    with clock.listening(), contextlib.nullcontext() if done is not None else lease.owned(place, reporter.say):
+    with (
+        clock.listening(),
+        _owned(place, reporter.say) if done is None else contextlib.nullcontext(_nothing) as settled,
+    ):
         with clock("start"):
             run = Run(config, place, reporter, clock, moved)
         check(run)
@@ -591,4 +595,23 @@ def train(
         if done is not None:
             reporter.say(f"{run.workdir}: finished before ({done['reason']} at step {done['step']})")
             return done
-        return Execution(run, max_seconds, clock, hooks, traced, hung_seconds).carry_out()
+        return Execution(run, max_seconds, clock, hooks, traced, hung_seconds, settled).carry_out()
+
+
+def _place(workdir: str | pathlib.Path) -> pathlib.Path:
+    """The folder of the run; of one in a bucket, process 0 brings what is there, before the others look."""
+    field = f"--workdir={workdir}"
+    if not bucket.is_url(workdir):
+        return places.local(workdir, field)
+    return places.run(workdir, field, new=True) if processes.main() else bucket.folder_of(str(workdir), field)
+
+
+@contextlib.contextmanager
+def _owned(place: pathlib.Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """As `lease.owned` and, where the folder stands for one of a bucket, `upload.uploaded`."""
+    with lease.owned(place, say), upload.uploaded(place, say) as settled:
+        yield settled
+
+
+def _nothing() -> None:
+    """Of a run that is not carried out."""

@@ -55,10 +55,11 @@ class Execution:
         hooks: Sequence[Hook] = (),
         traced: tuple[int, int] | None = None,
         hung_seconds: float = 0.0,
+        settled: Callable[[], None] = lambda: None,
     ):
-        """`traced`: record the steps after the first number up to the second (`ptft_jax.training.profile`); `hung_seconds`: as of
+        """`settled`: as of `ptft_jax.runs.saving.Checkpoints`; `traced`: record the steps after the first number up to the second (`ptft_jax.training.profile`); `hung_seconds`: as of
         `ptft_jax.training.watch.Watch`."""
-        self.run, self.clock, self.hooks, self.traced = run, clock, hooks, traced
+        self.run, self.clock, self.hooks, self.traced, self.settled = run, clock, hooks, traced, settled
         self.watch = Watch(run.workdir, hung_seconds, run.reporter.say)
         self.plan = dataclasses.replace(run.plan, max_seconds=max_seconds)
 
@@ -67,7 +68,9 @@ class Execution:
         run.workdir.mkdir(parents=True, exist_ok=True)
         with (
             Termination() as termination,
-            Checkpoints(run.workdir, mode=run.selection.mode, **run.checkpoint_options) as checkpoints,
+            Checkpoints(
+                run.workdir, mode=run.selection.mode, settled=self.settled, **run.checkpoint_options
+            ) as checkpoints,
             Tiers(run.local, run.workdir, run.selection.mode, checkpoints) as tiers,
         ):
             try:

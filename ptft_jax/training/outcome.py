@@ -23,7 +23,7 @@ from ptft_jax.model.texts import text_flops
 from ptft_jax.model.vision import masked_flops
 from ptft_jax.parallel import cost as costs
 from ptft_jax.params.rules import flatten, unflatten
-from ptft_jax.runs import meant
+from ptft_jax.runs import bucket, meant
 from ptft_jax.runs import source as restore
 from ptft_jax.runs.workdir import Workdir
 from ptft_jax.training.programs import Program
@@ -127,6 +127,8 @@ def _lineage(start: Start, workdir: pathlib.Path) -> list[dict[str, Any]]:
     """The runs behind a run, each where it lies now, as far as its parent's place tells: what lay beside that was moved with it."""
     rows, found = Workdir(workdir).read_lineage(), start.continued or start.parent
     if not (rows and isinstance(found, restore.Source) and rows[0].get("run_id") == Workdir(found.workdir).run_id):
+        return rows
+    if bucket.is_url(rows[0]["workdir"]):  # found from anywhere
         return rows
     old, new = pathlib.Path(rows[0]["workdir"]), found.workdir.absolute()
     while old.name and old.name == new.name:

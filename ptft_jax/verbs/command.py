@@ -178,13 +178,17 @@ def _exit(status: int) -> None:
 
 def _with_recorded(argv: Sequence[str]) -> list[str]:
     """The words, with the config that the run in --workdir recorded where none is given: the workdir alone continues a run."""
+    from ptft_jax.runs import bucket
     from ptft_jax.runs.workdir import Workdir
 
     given = [re.match(r"--?(config|workdir)(?:=(.*))?$", word) for word in argv]
     named = {found[1]: found[2] or following for found, following in zip(given, [*argv[1:], ""]) if found}
     if "config" in named or not named.get("workdir"):
         return list(argv)
-    here = Workdir(pathlib.Path(named["workdir"]).expanduser())
+    if bucket.is_url(named["workdir"]):  # as the machine knows it, or as it is there
+        here = Workdir(bucket.copied(named["workdir"], f"--workdir={named['workdir']}", new=True))
+    else:
+        here = Workdir(pathlib.Path(named["workdir"]).expanduser())
     if not here.is_run:
         return list(argv)
     from ptft_jax import config

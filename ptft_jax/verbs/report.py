@@ -23,7 +23,7 @@ def main() -> None:
         raise UserError("--run is missing: a workdir, e.g. --run=runs/base")
     from ptft_jax.reporting.run_report import write
 
-    workdirs = [places.local(name, f"--run={name}") for name in args.run]
+    workdirs = [places.run(name, f"--run={name}") for name in args.run]
     out = places.local(args.out, f"--out={args.out}") if args.out else workdirs[0] / "report.html"
     write(workdirs, out)
     print(f"report: {out}")

@@ -2,13 +2,14 @@
 
 import json
 import sys
+import time
 
 import numpy as np
 import pytest
 
 from ptft_jax.errors import UserError
 from ptft_jax.parallel import mesh, processes
-from tests.processes import coordinator, ended, start
+from tests.processes import PATIENCE, coordinator, ended, start
 
 PROGRAM = """
 import json, sys
@@ -87,3 +88,28 @@ def test_two_agree():
     assert first["agreed"] == [0, 0, 2, 1, 0]  # what the second said a call before
     assert first["rows"] == np.arange(12).reshape(6, 2).tolist()
     assert "process 1 was started with something else than process 0:\n  config.name: 'a' -> 'b'" in first["refused"]
+
+
+LOST = """
+import os, signal, sys, time
+from ptft_jax.parallel import processes
+
+number = int(sys.argv[2])
+processes.join(sys.argv[1], "2", number)
+processes.gather(number)
+if number == 0:
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(1000)
+"""
+
+
+def test_a_coordinator_that_is_lost_is_named():
+    with coordinator() as place:
+        first, second = (start(sys.executable, "-c", LOST, place, number) for number in range(2))
+        done = ended(first, second)
+        deadline = time.monotonic() + PATIENCE
+        while "process 1 on " not in (text := second.written()[1]) and time.monotonic() < deadline:
+            time.sleep(0.1)  # by what looks after it, and outlives it for a moment
+    assert done[0].returncode == -9 and done[1].returncode == -6, done
+    said = text[text.index("process 1 on ") :]
+    assert f"because process 0, the coordinator at {place}, is gone" in said and "The same command" in said

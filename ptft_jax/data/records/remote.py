@@ -29,7 +29,7 @@ def is_url(name: str) -> bool:
 def listing(url: str) -> tuple[str, list[str], list[tuple[str, str]]]:
     """Whether a URL is a "file", "folder" or "glob" and the URLs of its files, sorted; "none" and the names beside it
     where it is nothing; and what is not read, with the reason. Raises UserError where the place cannot be reached or read."""
-    system, path = _system(url)
+    system, path = file_system(url)
     try:
         system.invalidate_cache()  # of an earlier listing, which knows nothing of what has come since
         if system.isfile(path):
@@ -44,7 +44,7 @@ def listing(url: str) -> tuple[str, list[str], list[tuple[str, str]]]:
         near = [f.rsplit("/", 1)[-1] for f in system.ls(parent, detail=False)] if system.isdir(parent) else []
         return "none", near, []
     except Exception as e:  # every driver has its own exceptions for networks, credentials and permissions
-        _unreadable(url, e)
+        unreachable(url, e)
 
 
 def _apart(system: Any, files: Iterable[str], hidden: Callable[[str], bool]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -67,16 +67,16 @@ def _hidden(file: str, pattern: str) -> bool:
 
 def exists(url: str) -> bool:
     """Whether there is such a file. Raises UserError where the place cannot be reached or read."""
-    system, path = _system(url)
+    system, path = file_system(url)
     try:
         return system.exists(path)
     except Exception as e:  # as above
-        _unreadable(url, e)
+        unreachable(url, e)
 
 
 def copy(url: str) -> pathlib.Path:
     """The cached copy of a remote file, made where there is none of the file as it is now."""
-    system, path = _system(url)
+    system, path = file_system(url)
     try:
         before = _mark(system, path)
         local = cache.root() / "remote" / cache.digest("remote-1", url, *before) / path.rsplit("/", 1)[-1]
@@ -96,7 +96,7 @@ def copy(url: str) -> pathlib.Path:
     except UserError:
         raise
     except Exception as e:  # as above
-        _unreadable(url, e)
+        unreachable(url, e)
 
 
 def copy_folder(url: str) -> pathlib.Path:
@@ -104,7 +104,7 @@ def copy_folder(url: str) -> pathlib.Path:
     what, urls, _ = listing(url)
     if what != "folder":
         raise UserError(f"{url}: no such folder")
-    system, root = _system(url)
+    system, root = file_system(url)
     copies = {system._strip_protocol(u)[len(root.rstrip("/")) + 1 :]: copy(u) for u in urls}
     local = cache.root() / "remote" / cache.digest("folder-1", url, *(f"{k} {v}" for k, v in copies.items()))
     if not cache.used(local, url):
@@ -128,7 +128,8 @@ def _mark(system: Any, path: str) -> tuple[str, ...]:
     return ("" if size is None else str(size), *(f"{key}={info[key]}" for key in _MARKS if info.get(key) is not None))
 
 
-def _system(url: str) -> tuple[Any, str]:
+def file_system(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and the path that it has there. Raises UserError where its driver is missing, or refuses it."""
     import fsspec
 
     protocol = url.partition("://")[0]
@@ -137,20 +138,21 @@ def _system(url: str) -> tuple[Any, str]:
     except ImportError as e:
         extra = _EXTRAS.get(protocol)
         install = f"install it with: pip install 'ptft_jax[{extra}]'" if extra else str(e)
-        raise UserError(f"{url}: reading {protocol}:// needs a package that is not installed; {install}") from e
+        raise UserError(f"{url}: {protocol}:// needs a package that is not installed; {install}") from e
     except ValueError as e:
         if protocol in fsspec.available_protocols():
-            _unreadable(url, e)
+            unreachable(url, e)
         raise UserError(
             f"{url}: fsspec knows no protocol {protocol!r}{nearest(protocol, fsspec.available_protocols())}"
         ) from e
     except Exception as e:  # as above
-        _unreadable(url, e)
+        unreachable(url, e)
 
 
-def _unreadable(url: str, error: Exception) -> NoReturn:
+def unreachable(url: str, error: Exception, what: str = "read") -> NoReturn:
+    """Raises UserError, which says that `url` cannot be read, or what else was asked for, and why."""
     lines = [line for line in str(error).splitlines() if line.strip()] or [""]
     raise UserError(
-        f"{url}: cannot be read ({type(error).__name__}: {lines[0][:300]}); check the name, the network, and that your "
-        "credentials may read it"
+        f"{url}: cannot be {what} ({type(error).__name__}: {lines[0][:300]}); check the name, the network, and that your "
+        f"credentials may {'read' if what == 'read' else 'write'} it"
     ) from error

@@ -1,68 +1,24 @@
 """Data in a bucket of S3: a real server on this machine, whose answers are slowed down, broken off and refused.
 `make buckets`."""
 
-import collections
-import threading
-
 import pytest
 
 from ptft_jax.data.records import open_records
 from ptft_jax.errors import UserError
+from tests import s3
 from tests.data.records import writing
 
-moto_server = pytest.importorskip("moto.server", reason="needs moto: pip install 'moto[server]'")
+pytest.importorskip("moto.server", reason="needs moto: pip install 'moto[server]'")
 pytest.importorskip("s3fs", reason="needs the extra s3: pip install 'ptft_jax[s3]'")
 pytestmark = pytest.mark.live
 
 RECORDS = [{"id": i, "text": f"text {i} é"} for i in range(300)]
-SLOW_DOWN = (
-    b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-)
-DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
-
-
-class Faults:
-    """What goes wrong with the answers of a WSGI application: how many of the next ones, by kind."""
-
-    def __init__(self, application):
-        self.application = application
-        self.left = collections.Counter()
-        self.met = collections.Counter()
-
-    def __call__(self, environ, start):
-        bucket = environ["PATH_INFO"].split("/")[1]
-        if bucket == "private":
-            return self._refused(start, "403 Forbidden", DENIED)
-        if self._next("slow"):
-            return self._refused(start, "503 Slow Down", SLOW_DOWN)
-        if environ["REQUEST_METHOD"] == "GET" and "list-type" not in environ["QUERY_STRING"] and self._next("cut"):
-            body = b"".join(self.application(environ, start))
-            return [body[: len(body) // 2]]  # of the length that was promised
-        return self.application(environ, start)
-
-    def _next(self, kind):
-        if not self.left[kind]:
-            return False
-        self.left[kind] -= 1
-        self.met[kind] += 1
-        return True
-
-    def _refused(self, start, status, body):
-        start(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
-        return [body]
 
 
 @pytest.fixture(scope="module")
 def served():
-    from werkzeug.serving import make_server
-
-    faults = Faults(moto_server.DomainDispatcherApplication(moto_server.create_backend_app))
-    server = make_server("127.0.0.1", 0, faults, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield faults, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
+    with s3.serving() as found:
+        yield found
 
 
 @pytest.fixture
@@ -71,9 +27,7 @@ def bucket(served, cache, monkeypatch):
     import fsspec
 
     faults, address = served
-    for name, value in {
-        "AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():  # fmt: skip
+    for name, value in s3.environment(address).items():
         monkeypatch.setenv(name, value)
     system = fsspec.filesystem("s3", skip_instance_cache=True)
     faults.left.clear()

@@ -1,0 +1,168 @@
+"""Runs in buckets, here of this process' memory: what is copied in which order, what counts there, and whose the place is."""
+
+import json
+import os
+
+import fsspec
+import pytest
+
+from ptft_jax.errors import UserError
+from ptft_jax.runs import bucket, checkpoint, loading, manifest, owner, pins, upload
+from ptft_jax.runs.workdir import Workdir
+from tests.helpers import quiet_train, tiny_config
+
+URL = "memory://b/runs/a"
+
+
+@pytest.fixture
+def there(cache, monkeypatch):
+    """The objects of the bucket, name -> bytes; waits of tries and for signs of life are none."""
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    monkeypatch.setattr(bucket, "_WAITS", (0.0, 0.0))
+    monkeypatch.setattr(owner, "SILENCE", 0.3)
+    yield system.store
+    system.store.clear()
+
+
+def names(store):
+    return sorted(name.removeprefix("/b/runs/a/") for name in store)
+
+
+def write_step(folder, step, text="x"):
+    here = Workdir(folder).checkpoint(step).path
+    for name in ("params/d/1", "params/manifest.ocdbt", "meta/metadata"):
+        path = here / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + name)
+    manifest.write(here, ("params", "meta"))
+
+
+def begun(url=URL):
+    """The folder of a launch, with what is written before the first step, and what copies it."""
+    folder = bucket.folder_of(url, "--workdir")
+    launch = upload.Upload(url, folder, lambda _: None)
+    launch.begin()
+    folder.mkdir(parents=True, exist_ok=True)
+    Workdir(folder).config.write_text("{}")
+    return folder, launch
+
+
+def test_places():
+    folder = bucket.folder_of("s3://b/runs/a/", "--workdir")
+    assert folder.parts[-4:] == ("s3", "b", "runs", "a") and bucket.url_of(folder) == "s3://b/runs/a"
+    assert bucket.url_of(folder.parent.parent.parent) == "" and bucket.url_of(folder.parents[5]) == ""
+    assert os.path.relpath(bucket.folder_of("s3://b/base", "x"), folder) == "../../base"
+    for url in ("gs://b", "gs:///", "gs://b/../x"):
+        with pytest.raises(UserError, match="--workdir: expected gs://BUCKET/FOLDER"):
+            bucket.folder_of(url, "--workdir")
+
+
+def test_a_checkpoint_counts_when_all_of_it_is_there(there, monkeypatch):
+    folder, launch = begun()
+    write_step(folder, 4)
+    (folder / "metrics.jsonl").write_text("{}\n")
+    (folder / "progress.json").write_text("{}")
+    (folder / "checkpoints/5.orbax-checkpoint-tmp").mkdir()
+    (folder / "checkpoints/5.orbax-checkpoint-tmp/x").write_text("half")
+    order, put = [], bucket.Bucket.put
+    monkeypatch.setattr(bucket.Bucket, "put", lambda self, path, name: (order.append(name), put(self, path, name))[1])
+    launch.push()
+    assert order[:2] == ["metrics.jsonl", "config.json"] and order[-2:] == ["checkpoints/4/files.json", "progress.json"]
+    assert names(there) == sorted([*order, "owner.json"])
+    removed, remove = [], bucket.Bucket.remove
+    monkeypatch.setattr(
+        bucket.Bucket, "remove", lambda self, names: (removed.extend(names), remove(self, removed[:]))[1]
+    )
+    write_step(folder, 8)
+    (folder / "checkpoints/4").rename(folder / "checkpoints/4.removing")
+    pins.keep(folder, 8, folder.parent / "child")
+    launch.push()
+    assert removed[0] == "checkpoints/4/files.json" and len(removed) == 4
+    assert {bucket.step_of(name) for name in names(there)} == {None, 8}
+    launch.push()
+    assert len(removed) == 4, "nothing is new"
+    (folder / "checkpoints/8").rename(folder / "checkpoints/8.removing")
+    launch.end()
+    assert {bucket.step_of(name) for name in names(there)} == {None, 8}, "another run needs it"
+    assert "owner.json" not in names(there)
+
+
+def test_what_was_half_copied_is_removed_and_not_read(there):
+    folder, launch = begun()
+    write_step(folder, 4)
+    launch.end()
+    for name in ("params/d/1", "meta/metadata"):
+        there[f"/b/runs/a/checkpoints/9/{name}"] = there[f"/b/runs/a/checkpoints/4/{name}"]
+    assert Workdir(bucket.copied(URL, "x")).steps() == [4]
+    damaged = folder / "checkpoints/4/params/d/1"
+    damaged.write_text("y" * damaged.stat().st_size)
+    write_step(folder, 7)
+    folder, launch = begun()
+    assert {bucket.step_of(name) for name in names(there)} == {None, 4}
+    assert Workdir(folder).steps() == [4] and not manifest.damage(folder / "checkpoints/4", contents=True)
+    launch.end()
+
+
+def test_what_fails_for_a_moment_is_tried_again(there, monkeypatch):
+    folder, launch = begun()
+    write_step(folder, 4)
+    left, put = [2], launch._bucket._system.put_file
+
+    def failing(*given, **options):
+        if left[0]:
+            left[0] -= 1
+            raise ConnectionError("broken off")
+        return put(*given, **options)
+
+    monkeypatch.setattr(launch._bucket._system, "put_file", failing)
+    launch.push()
+    assert left == [0] and "checkpoints/4/files.json" in names(there)
+    left[0] = 10**6
+    write_step(folder, 8)
+    with pytest.raises(UserError, match=f"{URL}: cannot be written .ConnectionError: broken off"):
+        launch.push()
+    assert "checkpoints/8/files.json" not in names(there) and "checkpoints/4/files.json" in names(there)
+    left[0] = 0
+    launch.end()
+    assert "checkpoints/8/files.json" in names(there)
+
+
+def test_one_launch_at_a_time(there, cache, monkeypatch):
+    _, launch = begun()
+    own = json.loads(there["/b/runs/a/owner.json"].getvalue())
+    other = {**own, "host": "other", "machine": "m", "nonce": "n"}
+    system = fsspec.filesystem("memory")
+    system.pipe_file("/b/runs/a/owner.json", json.dumps(other).encode())
+    with pytest.raises(UserError, match="was taken over by other"):
+        launch.push()
+    launch._ended.set()
+    read, beats = upload.Upload._holder, iter(range(10**6))
+    monkeypatch.setattr(upload.Upload, "_holder", lambda self: read(self) | {"beats": next(beats)})
+    with pytest.raises(UserError, match=f"--workdir={URL}: process {os.getpid()} on other .* is running in it"):
+        begun()
+    monkeypatch.setattr(upload.Upload, "_holder", read)
+    begun()[1].end()  # no sign of life
+
+
+@pytest.mark.heavy
+def test_a_run_in_a_bucket_is_as_one_of_a_folder(there, cache, text_file, tmp_path, monkeypatch):
+    made = tiny_config(text_file, training__steps=6, eval__every=2, checkpoint__every=2, model__dropout=0.1)
+    summary = quiet_train(made, tmp_path / "whole")
+    stop = [(lambda at: at.step == 3, lambda at: at.leave())]
+    assert not quiet_train(made, URL, hooks=stop)["finished"]
+    monkeypatch.setenv("PTFT_CACHE", str(tmp_path / "other"))  # another machine
+    assert quiet_train(made, URL)["selected"] == summary["selected"]
+    assert [n for n in names(there) if n.endswith("files.json")] == [
+        f"checkpoints/{step}/files.json" for step in Workdir(tmp_path / "whole").steps()
+    ]
+    monkeypatch.setenv("PTFT_CACHE", str(tmp_path / "third"))
+    workdir, step = checkpoint.resolve(URL)
+    ours, theirs = (checkpoint.read_meta(folder, 6)["checksums"] for folder in (workdir, tmp_path / "whole"))
+    assert ours == theirs and step == checkpoint.best_step(tmp_path / "whole")
+    assert quiet_train(made, URL)["finished"]
+    tuned = tiny_config(text_file, training__steps=2, eval__every=2, init__from_=URL, tune__method="lora")
+    quiet_train(tuned, "memory://b/runs/child")
+    monkeypatch.setenv("PTFT_CACHE", str(tmp_path / "fourth"))
+    loaded = loading.load("memory://b/runs/child")
+    assert loaded.source.lineage("")[1]["workdir"] == URL and loaded.source.meta["base"]["workdir"] == URL
