@@ -14,7 +14,7 @@ def get_config(arg: str = "project") -> configs.Config:
     config.data.augment.update(shift=2)
     if stage == "project":
         config.tune.rates = (("projector/.*", 1.0), (".*", 0.0))
-    config.optimizer.update(learning_rate=1e-3 if stage == "project" else 3e-4, warmup_steps=0.1)
-    config.training.steps = 500
+    config.optimizer.update(learning_rate=5e-3 if stage == "project" else 3e-4, warmup_steps=0.1)
+    config.training.steps = 800 if stage == "project" else 600
     config.eval.every = 100
     return config
