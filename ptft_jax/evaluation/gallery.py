@@ -110,9 +110,11 @@ class Gallery:
             check()
             found_BC = np.asarray(self._program(params, batch))
             right_B, name = told(batch)
+            images: Any = batch["inputs"]
+            adapters: Any = batch.get("adapters")
             for n in np.flatnonzero(batch["weights"] > 0):
-                chosen, adapters = int(found_BC[n].argmax()), batch.get("adapters")
-                given = Inputs(batch["inputs"][n : n + 1], adapters=None if adapters is None else adapters[n : n + 1])
+                chosen, one = int(found_BC[n].argmax()), slice(n, n + 1)
+                given = Inputs(images[one], adapters=None if adapters is None else adapters[one])
                 named, right, sure = name(chosen), right_B[n], float(found_BC[n, chosen])
                 row = {"number": number, "class": right, "named": named, "probability": sure}
                 number += 1
