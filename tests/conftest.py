@@ -26,9 +26,13 @@ hypothesis.settings.load_profile("any_speed")
 
 @pytest.fixture(autouse=True, scope="session")
 def compiled_programs():
+    import jax
+
     from ptft_jax.verbs import command as launch
 
     launch.prepare_jax()
+    # Many tests compile the same small programs, each in less than a command keeps programs for.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ptft_jax.model.inputs import Inputs
 
 
-def maps(model: Any, params: Any, images_BHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
+def maps(model: Any, params: Any, inputs: Inputs) -> tuple[jax.Array, jax.Array]:
     """(attention, rollout) of images, the mean over heads, each float32 [B, rows of patches, columns of patches].
 
     What begins it is what the head reads of the last hidden states: the class token, each patch as much where it is the mean of the patches, or
@@ -21,9 +21,9 @@ def maps(model: Any, params: Any, images_BHWC: jax.Array) -> tuple[jax.Array, ja
 
     Args:
       model: `ptft_jax.model.transformer.Transformer` with a head for classes or a vector.
-      images_BHWC: as `Inputs.values`.
+      inputs: images, and where rows have adapters of their own, these.
     """
-    spec, inputs = model.spec, Inputs(images_BHWC)
+    spec = model.spec
     weights_LBTT = model.attention_weights(params, inputs)
     read_BT = model.read_weights(params, model.hidden(params, inputs))
 

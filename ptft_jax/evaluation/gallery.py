@@ -15,6 +15,7 @@ from ptft_jax.data.builders.pictures import partly
 from ptft_jax.data.pictures import decoding
 from ptft_jax.data.rows import Rows
 from ptft_jax.evaluation import attention_maps
+from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.vision import normalized, patches
 from ptft_jax.objectives.base import Batch
 from ptft_jax.objectives.masked_images import patch_statistics
@@ -100,33 +101,38 @@ class Gallery:
 
     def _named(
         self, params: Any, batches: Iterable[Rows], told: Told, check: Callable[[], None]
-    ) -> list[tuple[dict[str, Any], np.ndarray]]:
-        """Rows without their images, and these; `told`: of a batch what each row is, and what a number of probabilities stands for."""
-        mistakes: list[tuple[dict[str, Any], np.ndarray]] = []
-        examples: list[tuple[dict[str, Any], np.ndarray]] = []
+    ) -> list[tuple[dict[str, Any], Inputs]]:
+        """Rows without their images, and what the model was given of each; `told`: of a batch what each row is, and what a number of probabilities stands for."""
+        mistakes: list[tuple[dict[str, Any], Inputs]] = []
+        examples: list[tuple[dict[str, Any], Inputs]] = []
         number = 0
         for batch in batches:
             check()
             found_BC = np.asarray(self._program(params, batch))
             right_B, name = told(batch)
+            images: Any = batch["inputs"]
+            adapters: Any = batch.get("adapters")
             for n in np.flatnonzero(batch["weights"] > 0):
-                chosen, image = int(found_BC[n].argmax()), batch["inputs"][n]
+                chosen, one = int(found_BC[n].argmax()), slice(n, n + 1)
+                given = Inputs(images[one], adapters=None if adapters is None else adapters[one])
                 named, right, sure = name(chosen), right_B[n], float(found_BC[n, chosen])
                 row = {"number": number, "class": right, "named": named, "probability": sure}
                 number += 1
                 if len(examples) < self.count:
-                    examples.append(({"kind": "example", **row}, image))
+                    examples.append(({"kind": "example", **row}, given))
                 if named != right and (len(mistakes) < self.count or sure > mistakes[-1][0]["probability"]):
-                    mistakes.append(({"kind": "mistake", **row}, image))
+                    mistakes.append(({"kind": "mistake", **row}, given))
                     mistakes = sorted(mistakes, key=lambda one: -one[0]["probability"])[: self.count]
         return mistakes + examples
 
-    def _with_maps(self, params: Any, found: list[tuple[dict[str, Any], np.ndarray]]) -> list[dict[str, Any]]:
+    def _with_maps(self, params: Any, found: list[tuple[dict[str, Any], Inputs]]) -> list[dict[str, Any]]:
         maps = jax.jit(functools.partial(attention_maps.maps, self._model), out_shardings=self._copied)
         rows = []
-        for row, image in found:  # one by one: the weights of all layers of many would take much memory
-            attention, rollout = (np.asarray(weights)[0].tolist() for weights in maps(params, image[None]))
-            rows.append({**row, "image": _packed(image), "attention": attention, "rollout": rollout})
+        for row, given in found:  # one by one: the weights of all layers of many would take much memory
+            attention, rollout = (np.asarray(weights)[0].tolist() for weights in maps(params, given))
+            rows.append(
+                {**row, "image": _packed(np.asarray(given.values)[0]), "attention": attention, "rollout": rollout}
+            )
         return rows
 
     def _told_classes(self, batch: Rows) -> tuple[list[str], Callable[[int], str]]:

@@ -9,6 +9,7 @@ import pytest
 from ptft_jax.adapters.gated_prefix import GatedPrefix
 from ptft_jax.adapters.prefix import Prefix
 from ptft_jax.evaluation.attention_maps import maps
+from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.transformer import Transformer
 
@@ -56,7 +57,7 @@ def rolled(read, layers):
 
 
 def check(model, params, read, last, layers):
-    attention, rollout = jax.jit(lambda params: maps(model, params, IMAGES))(params)
+    attention, rollout = jax.jit(lambda params: maps(model, params, Inputs(IMAGES)))(params)
     for found, expected in ((attention, last), (rollout, rolled(read, layers))):
         np.testing.assert_allclose(found, expected[:, FIRST:].reshape(2, 2, 2), rtol=1e-4, atol=1e-6)
 

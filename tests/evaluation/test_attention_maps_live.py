@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from ptft_jax.evaluation.attention_maps import maps
+from ptft_jax.model.inputs import Inputs
 from tests.parity import compare, families
 
 pytestmark = pytest.mark.live
@@ -22,7 +23,7 @@ def test_they_are_those_of_transformers(name, tmp_path):
     with compare.torch.no_grad():
         theirs = other(compare.torch.tensor(images.transpose(0, 3, 1, 2).copy()), output_attentions=True).attentions
     layers = [weights.numpy().mean(1) for weights in theirs]
-    found = jax.jit(lambda params: maps(model, params, images))(params)
+    found = jax.jit(lambda params: maps(model, params, Inputs(images)))(params)
     both = [(weights + np.eye(weights.shape[-1])) / 2 for weights in layers]  # their rows sum to one as they are
     rolled = (both[1] @ both[0])[:, 0]
     for ours, expected in zip(found, (layers[-1][:, 0], rolled)):

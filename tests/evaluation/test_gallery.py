@@ -38,7 +38,7 @@ class Looking:
     read_weights = staticmethod(lambda params, images: jnp.zeros((len(images), 5)).at[:, 0].set(1))
 
     def attention_weights(self, params, inputs):
-        share = inputs.values[:, 0, 0, 0] / 255.0
+        share = inputs.values[:, 0, 0, 0] / 255.0 if inputs.adapters is None else inputs.adapters / 4
         one = jnp.tile(jnp.eye(5), (len(share), 1, 1)).at[:, 0, 0].set(1 - share).at[:, 0, 3].set(share)
         return jnp.stack([one, one])
 
@@ -96,6 +96,10 @@ def test_the_surest_mistakes_come_first():
     # Half of it stays in each layer: what the second takes of the class token, the first takes on.
     np.testing.assert_allclose(found[1]["rollout"], [[0, 0], [share / 2 + (1 - share / 2) * share / 2, 0]], rtol=1e-6)
     assert not shown.shows_progress
+    [batch, _] = batches([0, 77, 140, 0, 0, 0], [1] * 6, [1] * 6)
+    batch["adapters"] = np.asarray([2, 0, 1])  # of rows that have one each
+    own = [row for row in shown.rows({}, [batch]) if row["kind"] == "example"]
+    assert [row["attention"] for row in own] == [[[0, 0], [0.5, 0]], [[0, 0], [0, 0]]]
 
 
 def test_what_is_predicted_stands_in_the_place_of_what_is_hidden():
