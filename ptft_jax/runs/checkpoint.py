@@ -173,9 +173,9 @@ def _refuse_gone(folder: pathlib.Path) -> None:
         )
 
 
-def check_files(workdir: pathlib.Path, step: int, *, contents: bool, part: str = "") -> None:
+def check_files(workdir: pathlib.Path, step: int, *, contents: bool, part: str = "", alone: bool = False) -> None:
     """Compares a step's files, or those of an item, with those that were written: names and sizes, or also their `contents`, which
-    the processes of a run share among them.
+    the processes of a run share among them, unless each is `alone` in a folder of its own.
 
     Raises:
       Damaged: they differ.
@@ -186,7 +186,7 @@ def check_files(workdir: pathlib.Path, step: int, *, contents: bool, part: str =
         Workdir(workdir).checkpoint(step).path,
         contents=contents,
         part=part,
-        share=(jax.process_index(), jax.process_count()),
+        share=(0, 1) if alone else (jax.process_index(), jax.process_count()),
     )
 
 
@@ -227,8 +227,9 @@ def shapes(workdir: pathlib.Path, step: int, name: str = "params") -> dict[str, 
         raise explained(folder, name, e) from e
 
 
-def read(workdir: pathlib.Path, step: int, name: str, like: Any, meta: Mapping[str, Any]) -> Any:
-    """Restores an item into the form, dtypes and shardings of `like` and verifies its checksums.
+def read(workdir: pathlib.Path, step: int, name: str, like: Any, meta: Mapping[str, Any], alone: bool = False) -> Any:
+    """Restores an item into the form, dtypes and shardings of `like` and verifies its checksums. `alone`: each process has a folder of its
+    own, with what its devices hold.
 
     Where several processes share a run, all have to call it, and all succeed or raise alike.
 
@@ -246,9 +247,9 @@ def read(workdir: pathlib.Path, step: int, name: str, like: Any, meta: Mapping[s
             raise Damaged(f"{folder / name}: the meta of step {step} does not list it")
         # Before anything is made of it: a library that meets damage says so in many ways, and not once.
         try:
-            check_files(workdir, step, contents=True, part=name)
+            check_files(workdir, step, contents=True, part=name, alone=alone)
         except Damaged as e:
-            raise Damaged(f"{e}{_changed_leaves(workdir, step, name, meta)}") from e
+            raise Damaged(f"{e}{'' if alone else _changed_leaves(workdir, step, name, meta)}") from e
         differences = compare(shapes(workdir, step, name), like, dtypes=True)
         if differences:
             raise UserError(f"{folder / name} does not fit this model:{listed(differences, 20)}")

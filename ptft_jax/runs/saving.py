@@ -12,8 +12,10 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypedDict
 
+import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint import type_handlers
 
 from ptft_jax.data import cache, jsons
 from ptft_jax.errors import UserError, listed
@@ -65,12 +67,23 @@ class _Literal(type(epath.Path())):  # type: ignore[misc]  # which class that is
         return map(self._new, glob.glob(os.path.join(glob.escape(os.fspath(self)), pattern)))
 
 
-def _arrays() -> ocp.StandardCheckpointHandler:
-    handler = ocp.StandardCheckpointHandler()
+def _arrays(alone: bool) -> Any:
+    """What writes arrays: of all processes into one folder, or (`alone`) of each into one of its own what its devices hold."""
+    handler = _own_parts() if alone else ocp.StandardCheckpointHandler()
     merge = handler.finalize
     # It joins the files of all processes, which it finds by a pattern: none for "lr[0.1]", and what it wrote is unreadable.
     handler.finalize = lambda directory: merge(_Literal(directory))
     return handler
+
+
+# Every process writes all that is to be written, into a folder of its own.
+_EACH = ocp.options.MultiprocessingOptions(primary_host=None)
+
+
+def _own_parts() -> ocp.PyTreeCheckpointHandler:
+    parts = type_handlers.ArrayHandler(primary_host=None, replica_id=None, use_replica_parallel=False)
+    registry = type_handlers.create_type_handler_registry((jax.Array, parts))
+    return ocp.PyTreeCheckpointHandler(multiprocessing_options=_EACH, type_handler_registry=registry)
 
 
 class _Rule(TypedDict):
@@ -95,9 +108,15 @@ class Checkpoints:
         keep_best: int,
         mode: str,
         settled: Callable[[], None] = lambda: None,
+        alone: bool = False,
     ):
-        """`settled` is called when a save is complete and what is not kept is removed, perhaps in a thread; it raises UserError."""
-        self._settled = settled
+        """
+        Args:
+          settled: is called when a save is complete and what is not kept is removed, perhaps in a thread; it raises UserError.
+          alone: of several processes each has a folder of its own, for what its devices hold.
+        """
+        self._settled, self._alone = settled, alone
+        self._writes = alone or processes.main()
         self.workdir = pathlib.Path(workdir).absolute()
         self._here = Workdir(self.workdir)
         self.folder = self._here.checkpoints
@@ -105,12 +124,22 @@ class Checkpoints:
         self._expected: dict[str, int] = {}  # leaves by item, of what is being saved
         self._finishing: threading.Thread | None = None
         self._failure: Exception | None = None
-        handlers = {name: _arrays() for name in _ARRAYS}
-        self._writer = ocp.AsyncCheckpointer(
-            ocp.CompositeCheckpointHandler(meta=ocp.JsonCheckpointHandler(), **handlers),
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._check_written),
+        handlers = {name: _arrays(alone) for name in _ARRAYS}
+        among = {"multiprocessing_options": _EACH} if alone else {}
+        # What tells that a folder is there is told by any process of all: each would write before its own is.
+        options = ocp.AsyncOptions(
+            post_finalization_callback=self._check_written, create_directories_asynchronously=not alone
         )
-        if processes.main():
+        self._writer = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(
+                composite_options=ocp.CompositeOptions(async_options=options, **among),
+                meta=ocp.JsonCheckpointHandler(**among),
+                **handlers,
+            ),
+            async_options=options,
+            **among,
+        )
+        if self._writes:
             if self.folder.exists() and not self.folder.is_dir():
                 raise UserError(f"{self.folder}: is a file, and checkpoints are to be saved in a folder of this name")
             for left in self.folder.iterdir() if self.folder.is_dir() else ():
@@ -163,9 +192,10 @@ class Checkpoints:
             "shapes": {name: forms(tree) for name, tree in items.items()},
             "fingerprint": fingerprint.fingerprint(sums["params"]),
         }
-        if processes.main():
+        if self._writes:
             self.folder.mkdir(parents=True, exist_ok=True)
-        args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        form = ocp.args.PyTreeSave if self._alone else ocp.args.StandardSave
+        args = {name: form(tree) for name, tree in items.items()}
         try:
             self._writer.save(self.folder / str(step), args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **args))
         except (OSError, ValueError, RuntimeError) as e:
@@ -185,7 +215,7 @@ class Checkpoints:
     def _finish(self, record: retention.Saved) -> None:
         try:
             self._writer.wait_until_finished()
-            if processes.main():
+            if self._writes:
                 self._saved[record.step] = record
                 self._settle()
                 self._settled()
@@ -224,7 +254,7 @@ class Checkpoints:
             shutil.rmtree(aside)
 
     def _amend(self, record: retention.Saved, meta: Mapping[str, Any]) -> None:
-        if not processes.main():
+        if not self._writes:
             return
         measured = record.selected is not None or bool(meta.get("metrics"))
         done = not meta.get("pending")  # and perhaps was not when the step was saved
@@ -299,7 +329,7 @@ class Checkpoints:
     def set_aside(self, step: int) -> None:
         """Moves a damaged step to where damaged ones are kept."""
         self.wait()
-        if processes.main():
+        if self._writes:
             target = self._here.damaged / str(step)
             while target.exists():
                 target = target.with_name(target.name + "+")
@@ -309,8 +339,10 @@ class Checkpoints:
         processes.gather(None)  # none looks before it is as it will be
 
 
-def read_state(workdir: pathlib.Path, step: int, like: TrainState, params_like: Mapping[str, Any]) -> Resumed:
-    """All of a saved state, as `Checkpoints.resume` has it.
+def read_state(
+    workdir: pathlib.Path, step: int, like: TrainState, params_like: Mapping[str, Any], alone: bool = False
+) -> Resumed:
+    """All of a saved state, as `Checkpoints.resume` has it; `alone` as of `Checkpoints`.
 
     Raises:
       Damaged: proven by its files or the checksums of its arrays.
@@ -334,7 +366,7 @@ def read_state(workdir: pathlib.Path, step: int, like: TrainState, params_like: 
                 )
 
     together(checked)
-    found = {name: read(workdir, step, name, tree, meta) for name, tree in trees.items()}
+    found = {name: read(workdir, step, name, tree, meta, alone) for name, tree in trees.items()}
     return Resumed(found["params"], found["training"], {n: found.get(n, {}) for n in _OPTIONAL}, meta, [])
 
 

@@ -144,7 +144,10 @@ class Run:
         self.behavior = behavior.of_run(c, self.trainer.model, self.tokenizer, self.adapters)
         self.selection = self._selection()
         self.local = self._local()
-        self.checkpoint_options = {"keep_latest": c.checkpoint.keep_latest, "keep_best": c.checkpoint.keep_best}
+        self.checkpoint_options: dict[str, Any] = {
+            "keep_latest": c.checkpoint.keep_latest,
+            "keep_best": c.checkpoint.keep_best,
+        }
         self.pictures = c.eval.pictures if c.model.image_size else 0
         self.sampler = previews.build(c, self.trainer.model, self.trainer.partition, self.tokenizer)
         span = functools.partial(spans.steps_of, steps=c.training.steps)
@@ -174,14 +177,10 @@ class Run:
         self._say_what_stays()
 
     def _local(self) -> pathlib.Path | None:
-        """Where checkpoints are saved beside the workdir. Raises UserError where that is no folder of one machine."""
+        """Where checkpoints are saved beside the workdir. Raises UserError where that is no folder."""
         if not self.config.checkpoint.local:
             return None
         field = f"config.checkpoint.local = {self.config.checkpoint.local!r}"
-        if jax.process_count() > 1:
-            raise UserError(
-                f"{field}: is for a run of one process: of {jax.process_count()}, each would have a part of it alone"
-            )
         if self.config.checkpoint.local_every <= 0:
             raise UserError(
                 f"{field}: config.checkpoint.local_every is missing: how many steps lie between saves there"

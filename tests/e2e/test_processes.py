@@ -224,6 +224,29 @@ def test_one_that_is_killed_ends_all_and_fewer_go_on(whole, tmp_path):
     assert_same(rows(tmp_path / "run"), rows(whole / "one"))
 
 
+def test_each_goes_on_from_the_disk_of_its_own_machine(whole, tmp_path):
+    """From the newest step that all have, with the bits of a run that was never disturbed; else from the workdir."""
+    disk, run, file = (
+        tmp_path / "disk",
+        tmp_path / "run",
+        whole / "config.py",
+    )  # of one machine here, in which each has a folder
+    local = [f"--config.checkpoint.local={disk}", "--config.checkpoint.local_every=2"]
+    words = {number: local for number in range(2)}
+    ended = launched(file, run, 2, {0: "kill@11"}, words)
+    assert ended[0][0] == -9, ended
+    folders = [next(disk.glob(f"*/process-{number}-of-2")) for number in range(2)]
+    saved = max(
+        set(Workdir(folders[0]).steps()) & set(Workdir(folders[1]).steps())
+    )  # 10, or 8 where that was being saved
+    assert Workdir(run).steps()[-1] == 6 < saved
+    (status, text), _ = launched(file, run, 2, words=words)
+    assert status == 0 and "is newer than in the workdir" in text and f"continuing from step {saved}" in text, text
+    assert sums(run) == sums(whole / "two")
+    assert_same(rows(run), rows(whole / "two"))
+    assert not any(folder.exists() for folder in folders)
+
+
 def test_processes_with_different_versions_or_data_are_refused(whole, text_file, tmp_path):
     """By name, before the first step."""
     text = (whole / "config.py").read_text()
