@@ -25,7 +25,7 @@ def loaders(folder: pathlib.Path, rows: int) -> dict[str, Iterator[Any]]:
     import grain
     import numpy as np
 
-    from ptft_jax.data import batches, packing, store
+    from ptft_jax.data import batches, packing, store, store_writer
     from ptft_jax.data.builders.causal import Causal
     from ptft_jax.data.examples import Encoded
     from ptft_jax.data.mixture import Mixture
@@ -34,7 +34,7 @@ def loaders(folder: pathlib.Path, rows: int) -> dict[str, Iterator[Any]]:
     rng = np.random.default_rng(0)
     ids = rng.integers(0, VOCAB, TOKENS).astype(np.int32)
     documents = np.split(ids, np.sort(rng.choice(TOKENS, TOKENS // 60, replace=False)))
-    writer = store.Writer(folder, VOCAB)
+    writer = store_writer.Writer(folder, VOCAB)
     writer.add([Encoded(d) for d in documents], range(len(documents)))
     writer.close("benchmark")
     tokens, builder = store.load(folder), Causal()

@@ -13,7 +13,7 @@ import pytest
 
 import ptft_jax
 from ptft_jax.data import cache as caching
-from ptft_jax.data import cache_entries, cache_uses, store
+from ptft_jax.data import cache_entries, cache_uses, store, store_writer
 from ptft_jax.data.examples import Encoded
 from ptft_jax.errors import UserError
 from tests.processes import ptft, start
@@ -39,7 +39,7 @@ def names(found):
 
 def fill(examples=3, length=1000):
     def write(folder):
-        writer = store.Writer(folder, 300)
+        writer = store_writer.Writer(folder, 300)
         writer.add([Encoded(np.zeros(length, np.int32))] * examples, range(examples))
         writer.close("k")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ptft_jax import config as configs
-from ptft_jax.data import builders, filling, pipeline, source_splits, stepped, store
+from ptft_jax.data import builders, filling, pipeline, source_splits, stepped, store, store_writer
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.examples import Encoded
 from ptft_jax.data.formats.steps import StepsEncoder
@@ -65,17 +65,17 @@ def test_parts_that_are_joined_keep_their_steps(tmp_path):
     """As processes that tokenize beside each other have it."""
     encoded = [Encoded(np.arange(4), np.array([0, 1, 0, 1], bool), right=right) for right in ((1,), (), (1, 3))]
     for number, examples in enumerate((encoded[:2], encoded[2:])):
-        part = store.Writer(tmp_path / str(number), 8)
+        part = store_writer.Writer(tmp_path / str(number), 8)
         part.add(examples, range(len(examples)))
         part.close("x")
-    whole = store.Writer(tmp_path / "whole", 8)
+    whole = store_writer.Writer(tmp_path / "whole", 8)
     for number in range(2):
         whole.take(tmp_path / str(number))
     whole.close("x")
     found = store.load(tmp_path / "whole")
     assert found.right.tolist() == [1, 9, 11] and found.first(8, cut=False).right.tolist() == [1]
     assert store.load(tmp_path / "0").right.tolist() == [1]
-    with_none = store.Writer(tmp_path / "none", 8)
+    with_none = store_writer.Writer(tmp_path / "none", 8)
     with_none.add([Encoded(np.arange(4))], [0])
     with_none.close("x")
     assert not (tmp_path / "none/right.bin").exists() and not len(store.load(tmp_path / "none").right)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ptft_jax.data import processes, store, tokenize, unfinished
+from ptft_jax.data import processes, store_writer, tokenize, unfinished
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.records import files
 from ptft_jax.errors import UserError
@@ -77,14 +77,14 @@ def test_a_damaged_part_is_made_again(expected, cache, monkeypatch, impatient):
 def test_what_another_process_has_finished_is_taken(expected, cache, monkeypatch, impatient):
     reference, whole = expected
     interrupted(reference, monkeypatch, stop=4)
-    real = store.Writer.take
+    real = store_writer.Writer.take
 
     def take(self, part):
-        monkeypatch.setattr(store.Writer, "take", real)
+        monkeypatch.setattr(store_writer.Writer, "take", real)
         check(made(reference, workers=1), whole, cache)  # as another process would, which then deletes the parts
         real(self, part)
 
-    monkeypatch.setattr(store.Writer, "take", take)
+    monkeypatch.setattr(store_writer.Writer, "take", take)
     check(made(reference, workers=1), whole, cache)
 
 

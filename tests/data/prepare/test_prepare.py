@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import pytest
 
-from ptft_jax.data import formats, store, token_folder, tokenize
+from ptft_jax.data import formats, store, store_writer, token_folder, tokenize
 from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.prepare import engines, gathering, shard_writing
 from ptft_jax.data.prepare.chunks import MOST, Chunk
@@ -309,7 +309,7 @@ def test_examples_of_every_kind_are_stored_as_they_are_without_preparation(cache
         [opened.records[i] for i in range(count)], [opened.records.where(i) for i in range(count)]
     )
     longest = [max(len(e.ids), len(e.rejected.ids) if e.rejected else 0) for e in examples]
-    writer = store.Writer(tmp_path / "direct", BYTES.vocab_size)
+    writer = store_writer.Writer(tmp_path / "direct", BYTES.vocab_size)
     kept = [i for i in range(count) if 4 <= longest[i] <= 500]
     writer.add([examples[i] for i in kept], kept)
     writer.close()
