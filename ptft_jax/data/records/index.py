@@ -6,7 +6,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 import pathlib
+import shutil
 import struct
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +36,7 @@ _PACK = struct.Struct("<qqq16s16s8s")
 _LARGE = 1 << 20  # bytes of an index whose digest is worth a note of its own
 _MANY = 32  # shards from which their indexes are kept together
 _SMALL = 1 << 16  # bytes that each of these may have on average
+_TINY = 1 << 12  # bytes of one that is not kept beside them: to make it again takes no longer than to open it
 HINT = "; correct it, or leave such records out with data.broken=skip"
 
 
@@ -139,7 +142,7 @@ def of_all(shards: Sequence[Shard], id_column: str | None, forgiving: bool, read
         for shard, index in zip(shards, found.each):
             _check(shard, index, forgiving)
         return found
-    each = [of(shard, id_column, forgiving, reading) for shard in shards]
+    each = [of(shard, id_column, forgiving, reading, tiny=_TINY if together else 0) for shard in shards]
     if together and 0 < sum(index.count for index in each) * ROW.itemsize <= _SMALL * len(shards):
         skipped = [[number, i.skipped.count, i.skipped.first] for number, i in enumerate(each) if i.skipped.count]
         firsts = [[number, i.firsts] for number, i in enumerate(each) if i.firsts]
@@ -166,30 +169,30 @@ def _parts(noted: Sequence[Any], rows: np.ndarray) -> Indexes:
     return Indexes(each, rows)
 
 
-def of(shard: Shard, id_column: str | None, forgiving: bool, reading: Reading) -> Index:
-    """The index of a shard: from the cache, or made by one pass over it and kept there. Two processes may make it at once.
+def of(shard: Shard, id_column: str | None, forgiving: bool, reading: Reading, tiny: int = 0) -> Index:
+    """The index of a shard: from the cache, or made by one pass over it and kept there, unless it has `tiny` bytes at most. Two processes may
+    make it at once.
 
     Raises:
       UserError: a record that is broken, unless `forgiving`; then still where none can be read.
     """
-    if shard.key:
-        key = cache.digest("index-3", shard.key, id_column or "", reading.identity)
-        path = cache.root() / "records" / key / "rows"
-        if not cache.used(path, shard.name) or (noted := _noted(path)) is None:
-            noted = []
-
-            def scan(to: pathlib.Path) -> None:
-                skipped, firsts = _scan(shard, id_column, forgiving, reading, to)
-                noted[:] = [skipped.count, skipped.first, firsts]
-
-            _keep(path, shard.name, scan, noted)
-        count, first, firsts = noted[:3]
-        index = Index(path.stat().st_size // ROW.itemsize, Skipped(count, first), firsts, path)
-    else:
+    key = cache.digest("index-3", shard.key, id_column or "", reading.identity) if shard.key else ""
+    path = cache.root() / "records" / key / "rows"
+    noted = _noted(path) if key and cache.used(path, shard.name) else None
+    rows: np.ndarray | pathlib.Path = path
+    if noted is None and key and not tiny:
+        noted = []
+        _keep(path, shard.name, lambda to: noted.extend(_scan(shard, id_column, forgiving, reading, to)), noted)
+    elif noted is None:
         with tempfile.NamedTemporaryFile() as temporary:
-            skipped, firsts = _scan(shard, id_column, forgiving, reading, pathlib.Path(temporary.name))
-            rows = np.fromfile(temporary.name, ROW)
-        index = Index(len(rows), skipped, firsts, rows)
+            noted = _scan(shard, id_column, forgiving, reading, pathlib.Path(temporary.name))
+            if not key or os.path.getsize(temporary.name) <= tiny:
+                rows = np.fromfile(temporary.name, ROW)
+            else:
+                _keep(path, shard.name, lambda to: shutil.copyfile(temporary.name, to), noted)
+    count, first, firsts = noted[:3]
+    length = len(rows) if isinstance(rows, np.ndarray) else path.stat().st_size // ROW.itemsize
+    index = Index(length, Skipped(count, first), firsts, rows)
     _check(shard, index, forgiving)
     return index
 
@@ -227,9 +230,8 @@ def _noted(path: pathlib.Path) -> list[Any] | None:
         return None
 
 
-def _scan(
-    shard: Shard, id_column: str | None, forgiving: bool, reading: Reading, path: pathlib.Path
-) -> tuple[Skipped, dict[str, list[int]]]:
+def _scan(shard: Shard, id_column: str | None, forgiving: bool, reading: Reading, path: pathlib.Path) -> list[Any]:
+    """Writes the rows; returns what is known beside them: how many records are left out, the first of these, and `Index.firsts`."""
     skipped, firsts, count = Skipped(), Firsts(reading.watched), 0
     with open(path, "wb", buffering=1 << 20) as rows:
         for start, end, number, record in shard.scan(reading, id_column):
@@ -248,4 +250,4 @@ def _scan(
                 if not forgiving:
                     raise UserError(f"{shard.name}, {place}: {e}{HINT}") from None
                 skipped.add(place, str(e))
-    return skipped, firsts.found
+    return [skipped.count, skipped.first, firsts.found]

@@ -61,9 +61,7 @@ def test_they_are_those_of_each_file(folder, cache, scanned, monkeypatch):
         for line, word in enumerate(("first", "second"))
     ]
     assert read(first) == expected and sorted(scanned) == names
-    for path in (cache / "records").glob("*/rows"):
-        if path != together(cache):
-            path.unlink()
+    assert list((cache / "records").glob("*/rows")) == [together(cache)], "those of each are as quickly made again"
     later = opened(folder)
     assert later._kept.rows is not None and read(later) == expected and len(scanned) == COUNT
     monkeypatch.setattr(indexes, "_MANY", COUNT + 1)
@@ -81,11 +79,11 @@ def test_what_is_damaged_is_made_again_and_what_has_changed_is_read(folder, cach
     data = bytearray(path.read_bytes())
     data[5] ^= 1
     path.write_bytes(data)
-    assert read(opened(folder)) == whole and len(scanned) == COUNT, "of the indexes of each, which are there"
-    assert opened(folder)._kept.rows is not None
+    assert read(opened(folder)) == whole and len(scanned) == 2 * COUNT
+    assert opened(folder)._kept.rows is not None and len(scanned) == 2 * COUNT
     write(folder, 7, "another text")
     changed = opened(folder)
-    assert scanned[COUNT:] == ["7.jsonl"] and len(changed) == 2 * COUNT - 1
+    assert len(changed) == 2 * COUNT - 1
     assert ("7.jsonl, line 1", "another text") in read(changed)
 
 
@@ -99,3 +97,16 @@ def test_what_is_broken_is_said_again(folder, cache):
     for _ in range(2):
         with pytest.raises(UserError, match="3.jsonl, line 2"):
             opened(folder)
+
+
+def test_of_one_that_is_large_the_index_is_kept_beside_theirs(folder, cache, scanned, monkeypatch):
+    """A file that is added or changed is then no reason to read it again."""
+    monkeypatch.setattr(indexes, "_TINY", 3 * indexes.ROW.itemsize)
+    write(folder, 0, *(f"text {n}" for n in range(4)))
+    whole = read(opened(folder))
+    assert len(list((cache / "records").glob("*/rows"))) == 2
+    scanned.clear()
+    write(folder, 7, "another text")
+    changed = read(opened(folder))
+    assert sorted(scanned) == sorted(f"{number}.jsonl" for number in range(1, COUNT))
+    assert [one for one in changed if one[0].startswith("0.")] == [one for one in whole if one[0].startswith("0.")]
