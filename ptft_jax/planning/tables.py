@@ -54,6 +54,8 @@ def advice(config: Config, plan: Plan) -> list[str]:
             f"does not fit: {what} needs {need} of the {(plan.capacity or 0) / GIB:.1f} GiB of a device"
             + _changes(config, plan)
         )
+        if not plan.needs:
+            found.append(f"the compiler: {plan.message}")
     return found + copied(plan.leaves)
 
 

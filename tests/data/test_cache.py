@@ -61,7 +61,8 @@ def test_every_kind_that_the_package_keeps_is_known():
     kept = set()
     for file in package.rglob("*.py"):
         kept |= set(re.findall(r'cache\.root\(\) / "(\w+)"', file.read_text()))
-    assert kept - {"doctor"} == set(cache_entries.KINDS)
+    runs = {"buckets"}  # of which something may be in no bucket yet
+    assert kept - {"doctor"} - runs == set(cache_entries.KINDS)
 
 
 def test_what_is_there(cache):

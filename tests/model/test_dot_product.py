@@ -82,7 +82,7 @@ def value_and_slopes(function, q, k, v, slope, seen, cap=0.0):
     return out, *pull(slope)
 
 
-def close(first, second, atol):
+def assert_close(first, second, atol):
     for one, other in zip(first, second, strict=True):
         scale = float(jnp.abs(other.astype(jnp.float32)).max())
         np.testing.assert_allclose(one.astype(jnp.float32), other.astype(jnp.float32), atol=atol * scale, rtol=0)
@@ -107,7 +107,7 @@ def test_each_rule_is_what_it_says(name):
     assert runs_blocked(length, seen)
     got = value_and_slopes(blocked, q, k, v, slope, seen)
     np.testing.assert_allclose(got[0], by_hand(q, k, v, expected, 0.3, 0.0), atol=3e-6)
-    close(got, value_and_slopes(plain, q, k, v, slope, seen), 2e-6)
+    assert_close(got, value_and_slopes(plain, q, k, v, slope, seen), 2e-6)
 
 
 def repeated(cases, *kept):
@@ -125,7 +125,7 @@ def test_lengths_caps_and_types(length, groups, cap, dtype):
     got = value_and_slopes(blocked, q, k, v, slope, Seen(), cap)
     assert all(x.dtype == jnp.dtype(dtype) for x in got)
     # bfloat16 has 8 bits; what the two forms round to it is not the same.
-    close(got, value_and_slopes(plain, q, k, v, slope, Seen(), cap), 2e-6 if dtype == "float32" else 0.02)
+    assert_close(got, value_and_slopes(plain, q, k, v, slope, Seen(), cap), 2e-6 if dtype == "float32" else 0.02)
     if dtype == "float32":
         allowed = np.broadcast_to(np.tri(length, dtype=bool), (ROWS, length, length))
         np.testing.assert_allclose(got[0], by_hand(q, k, v, allowed, 0.3, cap), atol=3e-6)
@@ -145,7 +145,7 @@ def test_keys_of_a_learned_prefix(window):
     allowed = np.concatenate([first < (window or length * 2), own & (far < (window or length))], axis=1)
     got = value_and_slopes(blocked, q, k, v, slope, seen)
     np.testing.assert_allclose(got[0], by_hand(q, k, v, np.stack([allowed] * ROWS), 0.3, 0.0), atol=3e-6)
-    close(got, value_and_slopes(plain, q, k, v, slope, seen), 2e-6)
+    assert_close(got, value_and_slopes(plain, q, k, v, slope, seen), 2e-6)
 
 
 @pytest.mark.parametrize("length, first", repeated([(1, 90), (70, 20), (70, None)], (70, 20)))
@@ -176,7 +176,7 @@ def test_a_query_that_sees_nothing_is_finite_and_teaches_nothing():
     whole = Seen(segments=(segments, segments))
     kept = value_and_slopes(blocked, q, k, v, slope.at[:, 100].set(0), whole)
     lost = value_and_slopes(blocked, q, k, v, slope.at[:, 100].set(0), seen)
-    close(lost[2:], kept[2:], 2e-6)
+    assert_close(lost[2:], kept[2:], 2e-6)
 
 
 @pytest.mark.heavy
@@ -194,7 +194,7 @@ def test_derivatives_of_rows_apart_and_of_second_order():
         first = jax.grad(lambda q: own(q, k[0], v[0], slope[0], segments[0]))
         return [*rows, jax.jvp(first, (q[0],), (slope[0],))[1], jax.vjp(first, q[0])[1](slope[0])[0]]
 
-    close(jax.jit(lambda: measured(blocked))(), jax.jit(lambda: measured(plain))(), 1e-5)
+    assert_close(jax.jit(lambda: measured(blocked))(), jax.jit(lambda: measured(plain))(), 1e-5)
 
 
 def test_other_platforms_have_the_formula():

@@ -11,7 +11,7 @@ from ptft_jax.model.dot_product import EVERYTHING, Seen
 from ptft_jax.parallel import cost, sharding
 from ptft_jax.parallel import mesh as meshes
 from tests.helpers import repeats
-from tests.model.test_dot_product import ROWS, by_hand, close, made, plain, rules, value_and_slopes
+from tests.model.test_dot_product import ROWS, assert_close, by_hand, made, plain, rules, value_and_slopes
 
 LENGTH = 48
 
@@ -48,14 +48,14 @@ def test_each_rule_is_what_it_says(name, parts, cap, monkeypatch):
     q, k, v, slope = made(LENGTH)
     got = value_and_slopes(around(parts, chunk=rings.CHUNK), q, k, v, slope, seen, cap)
     np.testing.assert_allclose(got[0], by_hand(q, k, v, allowed, 0.3, cap), atol=3e-6)
-    close(got, value_and_slopes(plain, q, k, v, slope, seen, cap), 2e-6)
+    assert_close(got, value_and_slopes(plain, q, k, v, slope, seen, cap), 2e-6)
 
 
 @pytest.mark.slow
 def test_rows_and_heads_are_divided_beside_it():
     q, k, v, slope = made(LENGTH)
     seen, _ = rules(LENGTH)["segments"]
-    close(
+    assert_close(
         value_and_slopes(around(2, fsdp=2, tensor=2), q, k, v, slope, seen),
         value_and_slopes(plain, q, k, v, slope, seen),
         2e-6,
@@ -67,7 +67,7 @@ def test_numbers_of_bfloat16_stay_so():
     q, k, v, slope = made(LENGTH, dtype="bfloat16")
     got = value_and_slopes(around(4), q, k, v, slope, Seen())
     assert {x.dtype for x in got} == {np.dtype("bfloat16")}
-    close(got, value_and_slopes(plain, q, k, v, slope, Seen()), 0.03)
+    assert_close(got, value_and_slopes(plain, q, k, v, slope, Seen()), 0.03)
 
 
 @pytest.mark.parametrize(

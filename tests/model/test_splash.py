@@ -14,7 +14,16 @@ from ptft_jax.parallel import mesh as meshes
 from ptft_jax.parallel import sharding
 from ptft_jax.planning import flops
 from tests.helpers import repeats
-from tests.model.test_dot_product import ROWS, by_hand, close, made, plain, random_segments, rules, value_and_slopes
+from tests.model.test_dot_product import (
+    ROWS,
+    assert_close,
+    by_hand,
+    made,
+    plain,
+    random_segments,
+    rules,
+    value_and_slopes,
+)
 
 LENGTH = 150  # two blocks, of which the second is not filled
 BLOCK = kernel.LANES
@@ -49,7 +58,7 @@ def test_each_rule_is_what_it_says(name, cap):
     q, k, v, slope = made(LENGTH)
     got = value_and_slopes(interpreted, q, k, v, slope, seen, cap)
     np.testing.assert_allclose(got[0], by_hand(q, k, v, allowed, 0.3, cap), atol=3e-6)
-    close(got, value_and_slopes(plain, q, k, v, slope, seen, cap), 2e-6)
+    assert_close(got, value_and_slopes(plain, q, k, v, slope, seen, cap), 2e-6)
 
 
 @pytest.mark.slow
@@ -59,7 +68,7 @@ def test_keys_of_other_rows(seen):
     keys = 2 * LENGTH if not seen.window else LENGTH
     q, k, v, slope = made(LENGTH, keys=keys)
     got = value_and_slopes(interpreted, q, k, v, slope, seen)
-    close(got, value_and_slopes(plain, q, k, v, slope, seen), 2e-6)
+    assert_close(got, value_and_slopes(plain, q, k, v, slope, seen), 2e-6)
 
 
 @pytest.mark.slow
@@ -67,7 +76,7 @@ def test_numbers_of_bfloat16_stay_so():
     q, k, v, slope = made(LENGTH, dtype="bfloat16")
     got = value_and_slopes(interpreted, q, k, v, slope, Seen())
     assert {x.dtype for x in got} == {np.dtype("bfloat16")}
-    close(got, value_and_slopes(plain, q, k, v, slope, Seen()), 0.03)  # 8 bits, rounded in other places
+    assert_close(got, value_and_slopes(plain, q, k, v, slope, Seen()), 0.03)  # 8 bits, rounded in other places
 
 
 @pytest.mark.slow
@@ -79,7 +88,7 @@ def test_each_device_has_its_rows_and_heads():
 
     q, k, v, slope = made(LENGTH)
     seen, _ = rules(LENGTH)["segments"]
-    close(
+    assert_close(
         value_and_slopes(spread, q, k, v, slope, seen),
         value_and_slopes(plain, q, k, v, slope, seen),
         2e-6,
@@ -132,4 +141,6 @@ def test_what_does_not_fill_a_block_is_no_segment_of_a_row():
     segments = random_segments(LENGTH) - 1
     seen = Seen(causal=False, segments=(segments, segments))
     q, k, v, slope = made(LENGTH)
-    close(value_and_slopes(interpreted, q, k, v, slope, seen), value_and_slopes(plain, q, k, v, slope, seen), 2e-6)
+    assert_close(
+        value_and_slopes(interpreted, q, k, v, slope, seen), value_and_slopes(plain, q, k, v, slope, seen), 2e-6
+    )
