@@ -38,6 +38,7 @@ def joined(models: tuple[Model, Model], options: Mapping[str, Any]) -> tuple[dic
         (text, theirs["tower"], "has a tower already"),
         (text, theirs["mup_base_width"], "has muP (model.mup_base_width), of which a projector knows nothing"),
         (images, not own["image_size"], "reads texts: the second --run is the model of images"),
+        (images, own["mup_base_width"], "has muP (model.mup_base_width), whose rates are those of a run of its own"),
         (images, own["experts"], "has experts: a tower is a plain model of images"),
         (images, skip >= own["layers"], f"has {own['layers']} blocks, of which --skip={skip} leaves none"),
         (images, across % merge, f"has {across} patches in a row, which --merge={merge} does not divide"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+
 from ptft_jax import config as configs
 from ptft_jax.data import (
     batches,
@@ -20,6 +22,7 @@ from ptft_jax.data import tokenizers as tok
 from ptft_jax.data.builders import Builder
 from ptft_jax.data.class_names import Head
 from ptft_jax.data.options import DataOptions
+from ptft_jax.data.pictures import settled as pictures
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError
 from ptft_jax.evaluation import transfer
@@ -88,6 +91,9 @@ def sets(
         size = c.eval.batch_size or c.data.batch_size
         return batches.evaluation(found.rows, batch_size=size, tokens=c.eval.tokens, adapter=adapter)
 
+    refuse_alone(
+        c, c.eval.batch_size or c.data.batch_size, f"config.{'eval' if c.eval.batch_size else 'data'}.batch_size"
+    )
     own = numbers.get(c.data.source)
     validation = {"validation": read(c.data, "validation", own)}
     test = {"test": read(c.data, "test", own)} if c.eval.test else {}
@@ -98,7 +104,9 @@ def sets(
         # What each of several adapters forgot is its own.
         try:
             retained = _retained_objective(c, parent, source, builder)
-            theirs = builder if retained is None else builders.for_model(retained, tokenizer, c.model, c.data)
+            if retained is not None:
+                source = _as_asked(c, retained.name, _plugins(parent), changes or {})
+            theirs = builder if retained is None else builders.for_model(retained, tokenizer, c.model, source)
             adapters: list[tuple[str, int | None]] = [(f"_{name}", n) for n, name in enumerate(c.tune.adapters)]
             for name, number in adapters or [("", None)]:
                 validation[f"source{name}"] = read(source, "validation", number, theirs)
@@ -206,6 +214,30 @@ def _lineage(parent: Any) -> Iterator[Any]:
             parent = restore.before(parent)
         except UserError:
             return
+
+
+def _as_asked(
+    config: configs.Section, objective: str, plugins: Sequence[str], changes: Mapping[str, Any]
+) -> DataOptions:
+    """As `_changed`, with what follows for data from another objective than the run's."""
+    values = config.as_dict()
+    values["plugins"] = tuple(dict.fromkeys((*config.plugins, *plugins)))
+    values["objective"]["name"] = objective
+    values["data"].update(changes)
+    pictures.complete_anew(values)
+    return configs.check(values).data
+
+
+def refuse_alone(config: configs.Section, rows: int, field: str) -> None:
+    """Refuses evaluations of so many rows at a time that a row has no other one, whose image it could be measured with. Raises UserError."""
+    if not config.tables.objectives[config.objective.name].tower:
+        return
+    devices = jax.device_count() if config.parallel.compile == "pmap" else 1
+    if rows < 2 * devices:
+        each = " on each device" if devices > 1 else ""
+        raise UserError(
+            f"{field} = {rows}: {config.objective.name} measures each row with the image of another, too: expected at least 2{each}, {2 * devices}"
+        )
 
 
 def _changed(config: configs.Section, plugins: Sequence[str] = (), **changes: Any) -> DataOptions:

@@ -14,8 +14,10 @@ from ptft_jax.config import metrics
 from ptft_jax.config.metrics import Measures
 from ptft_jax.data import batches, builders, class_names, filling, records, source_splits
 from ptft_jax.data import tokenizers as tok
+from ptft_jax.data.pictures import settled as pictures
 from ptft_jax.data.rows import Rows
 from ptft_jax.errors import UserError, nearest
+from ptft_jax.evaluation import measured_sets
 from ptft_jax.evaluation.evaluate import EvalSet
 from ptft_jax.interop import padding
 from ptft_jax.interop.pretrained import Pretrained
@@ -80,6 +82,7 @@ class Measurement:
                     f"--objective = {objective!r}: expected one of {', '.join(known)}{nearest(objective, known)}"
                 )
             values["objective"]["name"] = objective
+            pictures.complete_anew(values)
             config = configs.check(values)
         objectives.check(config.objective.name, loaded.model.spec, config.tables.objectives)
         values["data"] |= {"length": length or config.data.length, **reading}
@@ -90,7 +93,9 @@ class Measurement:
         if source:
             values["data"]["source"] = source
         values["plugins"] = tuple(dict.fromkeys((*config.plugins, *plugins)))
+        pictures.complete_anew(values)
         data = configs.check(values).data
+        measured_sets.refuse_alone(config, batch_size, "--batch_size")
         tokenizer = loaded.tokenizer or tok.ByteTokenizer()  # of images, which are bytes
         builder = builders.for_model(config.objective, tokenizer, loaded.model.spec, data)
         if loaded.model.spec.reads_last and isinstance(loaded.source, Pretrained):

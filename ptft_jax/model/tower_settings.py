@@ -52,6 +52,7 @@ def contradictions(m: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
     rows = [
         (bool(own["image_size"]), "tower", "settings of a model of images (image_size above 0)"),
         (not own["experts"] and not own["tower"], "tower", "a plain model of images, without experts"),
+        (not own["mup_base_width"], "tower", "a model of images without muP (mup_base_width)"),
         (not wrong, "tower", f"settings that go together: {'; '.join(wrong)}"),
         (writes, "tower", "() of a model that does not write texts (model.head='lm', model.causal=True)"),
         (not m["mup_base_width"], "mup_base_width", "0 where model.tower is given"),

@@ -264,7 +264,7 @@ class Trainer(Compiled):
         if unseen := [f.source for f in partition.leaves if f.trains and matches(("(tower|projector)/.*",), f.source)]:
             raise UserError(
                 f"config.tune.rates: objective.name = {c.objective.name!r} gives the model no images, and these train:{listed(unseen, 5)}\nfreeze "
-                'them: tune.rates=(("(tower|projector)/.*", 0.0), (".*", 1.0))'
+                f"them, before all else: tune.rates={(('(tower|projector)/.*', 0.0), *(self.config.tune.rates or (('.*', 1.0),)))}"
             )
 
     @property

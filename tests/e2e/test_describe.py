@@ -123,6 +123,16 @@ def test_two_stages_of_two_runs(sources, tmp_path, cache, monkeypatch):
     shown = [np.load(sources / f"{n}.npy") for n in (0, 1, 2)]
     options = dict(max_new_tokens=6, sampling=decode.Sampling(temperature=0))
     measured = evaluate(loaded, split="validation")
+    longer = evaluate(loaded, split="validation", length=30)
+    assert longer["nll"] == pytest.approx(measured["nll"], rel=1e-5), "with more room for the same answers"
+    asked = dict(objective="vision_lm", source=f"images:{sources}/asked.jsonl", split="validation", length=24)
+    assert evaluate(loading.load(str(tmp_path / "joined")), **asked)["nll"] > measured["nll"], "what has learned nothing yet"
+    with pytest.raises(UserError, match="--batch_size = 1: vision_lm measures each row with the image of another"):
+        evaluate(loaded, split="validation", batch_size=1)
+    again = common(text, 4)
+    again.init.from_, again.tune.rates = str(tmp_path / "two"), (("(tower|projector)/.*", 0.0), (".*", 1.0))
+    said = quiet_train(again, tmp_path / "text again")
+    assert said["before"]["source/nll"] == pytest.approx(measured["nll"], rel=1e-5), "what is forgotten of images"
     assert measured["exact"] == after["validation/exact"]
     assert measured["nll_other_images"] == pytest.approx(after["validation/nll_other_images"], rel=1e-4)
     rows = generate(loaded, ["is it? "] * 3, images=shown, **options)

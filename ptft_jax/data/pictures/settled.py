@@ -40,6 +40,15 @@ def complete(values: dict[str, Any]) -> None:
     data["length"] = model["max_length"]
 
 
+def complete_anew(values: dict[str, Any]) -> None:
+    """As `complete`, of values that were complete before another objective or length was put in: what followed from those follows from these."""
+    known = tables(tuple(values["plugins"])).objectives.get(values["objective"]["name"])
+    if values["model"]["tower"]:
+        followed = ("caption_length",) if known is not None and known.tower else ("caption_length", "size", "channels")
+        values["data"]["images"].update(dict.fromkeys(followed, 0))
+    complete(values)
+
+
 def _complete_tower(values: dict[str, Any]) -> None:
     """As `complete`, of a model of text with a tower for images that learns what is said of them."""
     model, data = values["model"], values["data"]

@@ -111,7 +111,7 @@ def load() -> Selected:
     if records.parted(values["data"]["source"])[0] == "images" and args.config is None and not args.run:
         values["model"].update(_IMAGES)
         values["objective"]["name"] = "classification"
-    pictures.complete(values)
+    pictures.complete_anew(values)
     values["model"]["max_length"] = max(values["model"]["max_length"], values["data"]["length"])
     config = configs.check(values)
     if wordless(config.model):
