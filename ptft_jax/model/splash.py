@@ -3,6 +3,7 @@ only those in which a query may see a key, are in the core's memory and never in
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -90,8 +91,13 @@ def _mask(seen: Seen, size: tuple[int, int]) -> Any:
     from jax.experimental.pallas.ops.tpu import splash_attention as kernels
 
     before, after = _reach(seen)
-    if before is None and after is None:
-        return kernels.FullMask(size)
+    return kernels.FullMask(size) if before is None and after is None else _listed()(size, (before, after), 0)
+
+
+@functools.cache  # JAX keeps what it has listed of a mask by its class, too
+def _listed() -> Any:
+    """The class of masks of which a query sees some slots before and after its own."""
+    from jax.experimental.pallas.ops.tpu import splash_attention as kernels
 
     class Mask(kernels.LocalMask):
         """The kernel asks for each block in turn, of which there are 65,536 in a row of 131,072: most of them are of one kind all over."""
@@ -99,12 +105,13 @@ def _mask(seen: Seen, size: tuple[int, int]) -> Any:
         def __getitem__(self, part: Any) -> np.ndarray:
             (first, last), (nearest, farthest) = ((one.start, one.stop - 1) for one in part)
             least, most = first - farthest, last - nearest  # slots that a key is before a query
+            before, after = self.window_size
             low, high = -math.inf if after is None else -after, math.inf if before is None else before
             if most < low or least > high or (low <= least and most <= high):
                 return np.broadcast_to(low <= least and most <= high, (last + 1 - first, farthest + 1 - nearest))
             return super().__getitem__(part)
 
-    return Mask(size, (before, after), 0)
+    return Mask
 
 
 def _share(seen: Seen, queries: int, keys: int, block_q: int, block_k: int) -> str:
