@@ -6,7 +6,6 @@ import pathlib
 import re
 
 from ptft_jax.errors import UserError
-from ptft_jax.runs import bucket
 
 # Two letters and more: one is a drive of Windows. A single slash is what pathlib leaves of two.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
@@ -30,4 +29,9 @@ def run(place: str | pathlib.Path, field: str, new: bool = False) -> pathlib.Pat
     Raises:
       UserError: naming what it was given as: another URL, a bucket that cannot be read, or no run there.
     """
-    return bucket.copied(str(place), field, new) if bucket.is_url(place) else local(place, field).expanduser()
+    if "://" in str(place):
+        from ptft_jax.runs import bucket  # which loads what reads data
+
+        if bucket.is_url(place):
+            return bucket.copied(str(place), field, new)
+    return local(place, field).expanduser()
