@@ -35,7 +35,8 @@ PARTS = {
     "fisher": "importance",
 }
 STATE_ALONE = "the state alone"
-_NEEDS = re.compile(r"[Uu]sed ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) hbm")
+# What the compilers of several versions say that a program would need of a device, or its temporaries alone would.
+_NEEDS = re.compile(r"(?:[Uu]sed |total memory required [\w ]*\()([\d.]+)([KMG]?)(?: of [\d.]+[KMG]? hbm|\) exceeds)")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 

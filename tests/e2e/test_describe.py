@@ -126,7 +126,9 @@ def test_two_stages_of_two_runs(sources, tmp_path, cache, monkeypatch):
     longer = evaluate(loaded, split="validation", length=30)
     assert longer["nll"] == pytest.approx(measured["nll"], rel=1e-5), "with more room for the same answers"
     asked = dict(objective="vision_lm", source=f"images:{sources}/asked.jsonl", split="validation", length=24)
-    assert evaluate(loading.load(str(tmp_path / "joined")), **asked)["nll"] > measured["nll"], "what has learned nothing yet"
+    assert evaluate(loading.load(str(tmp_path / "joined")), **asked)["nll"] > measured["nll"], (
+        "what has learned nothing yet"
+    )
     with pytest.raises(UserError, match="--batch_size = 1: vision_lm measures each row with the image of another"):
         evaluate(loaded, split="validation", batch_size=1)
     again = common(text, 4)

@@ -235,6 +235,22 @@ def test_a_parent_has_the_sizes(machine, tmp_path):
         plan.plan(child, machine)
 
 
+@pytest.mark.parametrize(
+    "said, needs",
+    [
+        ("Used 20.25G of 15.75G hbm. Exceeded hbm capacity by 4.5G.", 20.25 * 2**30),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (17.46G) exceeds available HBM (15.75G).",
+            17.46 * 2**30,
+        ),
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem.", None),
+    ],
+)
+def test_what_a_compiler_says_that_is_needed(said, needs):
+    """As those of libtpu said it."""
+    assert plan._needs(said) == (needs and round(needs))
+
+
 @pytest.mark.slow
 def test_a_slice_of_tpus(tmp_path):
     """By the compiler of TPUs, which needs none. Parameters are gathered, and rows are not."""
