@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+import threading
 
 import fsspec
 import pytest
@@ -46,6 +49,13 @@ def begun(url=URL):
     folder.mkdir(parents=True, exist_ok=True)
     Workdir(folder).config.write_text("{}")
     return folder, launch
+
+
+def take(store):
+    """Another launch, elsewhere, takes the place."""
+    holder = json.loads(store["/b/runs/a/owner.json"].getvalue())
+    other = {**holder, "host": "other", "machine": "m", "nonce": "n"}
+    fsspec.filesystem("memory").pipe_file("/b/runs/a/owner.json", json.dumps(other).encode())
 
 
 def test_places():
@@ -130,10 +140,7 @@ def test_what_fails_for_a_moment_is_tried_again(there, monkeypatch):
 
 def test_one_launch_at_a_time(there, cache, monkeypatch):
     _, launch = begun()
-    own = json.loads(there["/b/runs/a/owner.json"].getvalue())
-    other = {**own, "host": "other", "machine": "m", "nonce": "n"}
-    system = fsspec.filesystem("memory")
-    system.pipe_file("/b/runs/a/owner.json", json.dumps(other).encode())
+    take(there)
     with pytest.raises(UserError, match="was taken over by other"):
         launch.push()
     launch._ended.set()
@@ -143,6 +150,91 @@ def test_one_launch_at_a_time(there, cache, monkeypatch):
         begun()
     monkeypatch.setattr(upload.Upload, "_holder", read)
     begun()[1].end()  # no sign of life
+
+
+@pytest.mark.parametrize("during", ["begin", "push", "end"])
+def test_a_launch_that_copies_for_long_lives(there, monkeypatch, during):
+    monkeypatch.setattr(upload, "_BEAT", 0.01)
+    monkeypatch.setattr(owner, "SILENCE", 3.0)  # however slow this machine is
+    folder, launch = begun()
+    write_step(folder, 4)
+    if during == "begin":
+        launch.end()
+        launch = upload.Upload(URL, folder, lambda _: None)
+    slow, goes_on, started = "get" if during == "begin" else "put", threading.Event(), threading.Event()
+    act = getattr(bucket.Bucket, slow)
+
+    def waits(self, *given):
+        started.set()
+        assert goes_on.wait(10)
+        return act(self, *given)
+
+    monkeypatch.setattr(bucket.Bucket, slow, waits)
+    if during == "begin":
+        (folder / "config.json").unlink()
+    copying = threading.Thread(target=getattr(launch, during))
+    copying.start()
+    assert started.wait(10)
+    try:
+        another = upload.Upload(URL, folder.parent / "elsewhere", lambda _: None)
+        monkeypatch.setattr(another, "_is_dead", lambda holder: False)  # of another machine
+        with pytest.raises(UserError, match="is running in it"):
+            another.begin()
+    finally:
+        goes_on.set()
+        copying.join()
+    if during != "end":
+        launch.end()
+    assert "owner.json" not in names(there) and "checkpoints/4/files.json" in names(there)
+
+
+def test_a_launch_that_was_taken_over_writes_nothing_more(there, monkeypatch):
+    folder, launch = begun()
+    write_step(folder, 4)
+    put = bucket.Bucket.put
+
+    def taken(self, path, name):
+        put(self, path, name)
+        if name == "checkpoints/4/meta/metadata":
+            take(there)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bucket.Bucket, "put", taken)
+        with pytest.raises(UserError, match="taken over by other"):
+            launch.push()
+    assert "checkpoints/4/files.json" not in names(there), "half of it may be gone"
+    del there["/b/runs/a/owner.json"]  # the other has left
+    launch = upload.Upload(URL, folder, lambda _: None)
+    launch.begin()
+    write_step(folder, 8)
+    del there["/b/runs/a/owner.json"]  # another has taken it, and left it
+    before = names(there)
+    for act in (launch.push, launch.end):
+        with pytest.raises(UserError, match="taken over by a launch that has ended since"):
+            act()
+    assert names(there) == before
+
+
+def test_who_is_known_to_have_ended(monkeypatch):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    holder = {"machine": owner.machine(), "pids": owner.pids(), "process": ended.pid}
+    assert owner.ended(holder) and not owner.ended({**holder, "process": os.getpid()})
+    assert not owner.ended({**holder, "pids": "pid:[1]"}), "a container beside this one"
+    monkeypatch.setattr(owner, "pids", lambda: "pid:[1]")
+    assert not owner.ended({"machine": owner.machine(), "process": ended.pid}), "of an earlier version: not known"
+    holder = {"machine": owner.machine(), "pids": "pid:[1]", "process": os.getpid(), "nonce": "not of this process"}
+    assert not upload.Upload(URL, bucket.folder_of(URL, "x"), lambda _: None)._is_dead(holder)
+
+
+def test_an_interrupted_start_gives_the_place_up(there, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bucket, "pull", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        begun()
+    assert names(there) == []
 
 
 @pytest.mark.heavy
