@@ -5,13 +5,16 @@ import os
 import subprocess
 import sys
 import threading
+import types
 
 import fsspec
 import pytest
 
 from ptft_jax.errors import UserError
-from ptft_jax.runs import bucket, checkpoint, loading, manifest, owner, pins, upload
+from ptft_jax.reporting import run_report
+from ptft_jax.runs import bucket, checkpoint, loading, manifest, owner, pins, source, upload
 from ptft_jax.runs.workdir import Workdir
+from ptft_jax.verbs import report
 from tests.helpers import quiet_train, tiny_config
 
 URL = "memory://b/runs/a"
@@ -225,6 +228,49 @@ def test_who_is_known_to_have_ended(monkeypatch):
     assert not owner.ended({"machine": owner.machine(), "process": ended.pid}), "of an earlier version: not known"
     holder = {"machine": owner.machine(), "pids": "pid:[1]", "process": os.getpid(), "nonce": "not of this process"}
     assert not upload.Upload(URL, bucket.folder_of(URL, "x"), lambda _: None)._is_dead(holder)
+
+
+def test_what_its_run_removes_while_it_is_read_is_gone_and_nothing_else(there, monkeypatch):
+    folder, launch = begun()
+    write_step(folder, 4)
+    launch.end()
+    _, step = checkpoint.resolve(f"{URL}@last", "x")
+    [(folder / "checkpoints/4" / name).unlink() for name in ("params/d/1", "params/manifest.ocdbt")]
+    get = bucket.Bucket.get
+
+    def removed(self, name, target):
+        del there["/b/runs/a/checkpoints/4/files.json"]
+        del there[f"/b/runs/a/{name}"]
+        get(self, name, target)
+
+    for reading in (removed, get):  # while it is copied, and before
+        monkeypatch.setattr(bucket.Bucket, "get", reading)
+        (folder / "checkpoints/4").mkdir(parents=True, exist_ok=True)
+        bucket.complete(folder, 4)
+        with pytest.raises(checkpoint.Gone):
+            checkpoint.read_meta(folder, step)
+
+
+def test_a_base_is_protected_and_a_report_put_where_its_run_is(there, tmp_path, monkeypatch, capsys):
+    folder, launch = begun()
+    write_step(folder, 4)
+    launch.end()
+    source.protect_base({"workdir": URL, "step": 4}, tmp_path / "child")
+    assert [name.partition("-")[0] for name in names(there) if "4-" in name] == [f"{Workdir(folder).references.name}/4"]
+    assert run_report._trained_on(URL) == "" == run_report._trained_on("memory://b/runs/none")
+    (folder / "config.json").write_text('{"data": {"source": "text:a"}}')
+    bucket.published(folder, folder / "config.json")
+    assert run_report._trained_on(URL) == "text:a"
+    monkeypatch.setattr(
+        run_report, "write", lambda _, out: [p.write_text("of a run") for p in (out, out.with_name("results.json"))]
+    )
+    monkeypatch.setattr(report.flags, "FLAGS", types.SimpleNamespace(run=[URL], out=""))
+    report.main()
+    assert there["/b/runs/a/report.html"].getvalue() == there["/b/runs/a/results.json"].getvalue() == b"of a run"
+    assert f"report: {URL}/report.html" in capsys.readouterr().out
+    monkeypatch.setattr(bucket.Bucket, "put", None)
+    with pytest.raises(UserError, match="cannot be written; give a file of this machine, as --out"):
+        report.main()
 
 
 def test_an_interrupted_start_gives_the_place_up(there, monkeypatch):
