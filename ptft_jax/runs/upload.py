@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import functools
 import json
 import os
@@ -69,6 +70,7 @@ class Upload:
         self.url, self._folder, self._say = url, folder, say
         self._bucket = buckets.Bucket(url)
         self._nonce, self._beats = uuid.uuid4().hex, 0
+        self._since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         self._taken = ""  # what is to be said once another launch has taken the place
         self._known: dict[str, Any] = {}  # what is there as it is here, by name
         self._lock = threading.Lock()
@@ -205,6 +207,7 @@ class Upload:
             "machine": owner.machine(),
             "pids": owner.pids(),
             "process": os.getpid(),
+            "since": self._since,
             "nonce": self._nonce,
             "beats": self._beats,
         }

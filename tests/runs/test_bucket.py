@@ -149,7 +149,9 @@ def test_one_launch_at_a_time(there, cache, monkeypatch):
     launch._ended.set()
     read, beats = upload.Upload._holder, iter(range(10**6))
     monkeypatch.setattr(upload.Upload, "_holder", lambda self: read(self) | {"beats": next(beats)})
-    with pytest.raises(UserError, match=f"--workdir={URL}: process {os.getpid()} on other .* is running in it"):
+    with pytest.raises(
+        UserError, match=f"--workdir={URL}: process {os.getpid()} on other .since 20.* is running in it"
+    ):
         begun()
     monkeypatch.setattr(upload.Upload, "_holder", read)
     begun()[1].end()  # no sign of life
