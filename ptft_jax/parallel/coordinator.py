@@ -35,9 +35,9 @@ def lost(coordinator: str) -> bool:
 
 def message(coordinator: str, process: int) -> str:
     return (
-        f"process {process} on {socket.gethostname()} was ended, because process 0, the coordinator at {coordinator}, is gone: it was killed, or its "
-        "machine or the way to it was lost; what it wrote last may say more. The same command, given to all processes, goes on from the last "
-        "checkpoint"
+        f"process {process} on {socket.gethostname()} has ended, and process 0, the coordinator at {coordinator}, does not answer any more. Where "
+        "nobody ended both, process 0 was lost (killed, its machine, or the way to it), and the others with it; what it wrote last may say more. "
+        "The same command, given to all processes, goes on from the last checkpoint"
     )
 
 

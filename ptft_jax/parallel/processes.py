@@ -71,7 +71,7 @@ def join(coordinator: str = "", processes: str = "", process: int | None = None)
         if jax.process_index() and (place := _coordinator(coordinator)):
             with contextlib.suppress(OSError):  # no more processes are allowed: then it is not said
                 _watchers().append(watched(place, jax.process_index()))
-            atexit.register(_leave_watch)
+            atexit.register(leave_watch)
     elif jax.process_count() > 1:
         raise UserError(f"this is one of {jax.process_count()} processes: --processes=auto is missing")
 
@@ -91,8 +91,8 @@ def _watchers() -> list[subprocess.Popen[bytes]]:
     return []
 
 
-def _leave_watch() -> None:
-    """This process leaves in its own time."""
+def leave_watch() -> None:
+    """Ends what looks after the coordinator: this process leaves in its own time, or because it was told to."""
     while _watchers():
         beside = _watchers().pop()
         beside.terminate()
@@ -111,7 +111,7 @@ def abandon(status: int) -> None:
     seconds later JAX ends them with a message of its own. Threads of this process are not waited for: they may be waiting
     for the others, as those that save do.
     """
-    _leave_watch()
+    leave_watch()
     # In a thread, and not to its end: without an answer, JAX would end this process too, with another status.
     goodbye = threading.Thread(target=_shut_down, daemon=True)
     goodbye.start()

@@ -16,6 +16,7 @@ from ptft_jax.reporting import clock, images_page, merge_page, plots, run_names,
 from ptft_jax.reporting.answers_against import against_start
 from ptft_jax.reporting.page import Page
 from ptft_jax.reporting.summary_tables import by_adapter, confusion_rows, measures
+from ptft_jax.runs import places
 from ptft_jax.runs.files import write_json
 from ptft_jax.runs.lineage import place
 from ptft_jax.runs.workdir import Workdir
@@ -219,10 +220,17 @@ def _measured_on(name: str, row: Row) -> str:
     """The source of a set of a run; "" where it is not known."""
     config = row["config"]
     if name == "source":
-        theirs = [Workdir(pathlib.Path(entry["workdir"])) for entry in row["lineage"][:1] if "workdir" in entry]
-        known = [configs.get(there.recorded_config(), "data.source", "") for there in theirs if there.is_run]
+        known = [_trained_on(entry["workdir"]) for entry in row["lineage"][:1] if "workdir" in entry]
         return configs.get(config, "eval.source", "") or next(iter(known), "")
     return configs.get(config, "data.source", "") if name == "validation" else ""
+
+
+def _trained_on(place: str) -> str:
+    """The data source of the run in a place; "" where it is not there or cannot be read."""
+    with contextlib.suppress(UserError):
+        there = Workdir(places.run(place, "lineage"))
+        return configs.get(there.recorded_config(), "data.source", "") if there.is_run else ""
+    return ""
 
 
 def _chain(page: Page, rows: Sequence[Row], colors: Mapping[str, str]) -> None:

@@ -212,13 +212,18 @@ def copied(url: str, field: str, new: bool = False) -> pathlib.Path:
             pull(bucket, folder, lambda name: step_of(name) is None or bool(_FACTS.fullmatch(name)))
     except (UserError, KeyboardInterrupt):
         raise
+    except FileNotFoundError as e:
+        raise UserError(
+            f"{url}: its run removed checkpoints while they were looked at; give the same command again"
+        ) from e
     except Exception as e:  # every driver has its own exceptions for networks, credentials and permissions
         remote.unreachable(url, e)
     return folder
 
 
 def complete(workdir: pathlib.Path, step: int) -> None:
-    """Copies what is missing of a checkpoint, where `workdir` stands for one in a bucket. Raises UserError where it cannot be read."""
+    """Copies what is missing of a checkpoint, where `workdir` stands for one in a bucket. Of one that its run has removed meanwhile nothing is
+    left here either: reading it says so (`ptft_jax.runs.checkpoint.Gone`). Raises UserError where it cannot be read."""
     url = url_of(workdir)
     if not url:
         return
@@ -227,8 +232,14 @@ def complete(workdir: pathlib.Path, step: int) -> None:
             if not owner.alive(workdir):
                 bucket = Bucket(url)
                 of_step = [name for name in bucket.files(f"{_NAMES.checkpoints}/{step}") if step_of(name) == step]
-                if marker(step) in of_step:  # else it was removed meanwhile, and reading it says so
-                    _get(bucket, workdir, of_step, contents=False)
+                try:
+                    there = marker(step) in of_step
+                    if there:
+                        _get(bucket, workdir, of_step, contents=False)
+                except FileNotFoundError:
+                    there = False
+                if not there:
+                    shutil.rmtree(Workdir(workdir).checkpoint(step).path, ignore_errors=True)
     except (UserError, KeyboardInterrupt):
         raise
     except Exception as e:  # as above

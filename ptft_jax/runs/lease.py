@@ -157,6 +157,7 @@ class _Lease:
         holder = {
             "host": socket.gethostname(),
             "machine": owner.machine(),
+            "pids": owner.pids(),
             "process": os.getpid(),
             "since": self._since,
             "nonce": self.nonce,

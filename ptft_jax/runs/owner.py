@@ -21,16 +21,38 @@ def alive(workdir: pathlib.Path) -> bool:
     holder = read(path)
     if not holder:
         return False
-    if holder.get("machine") == machine():
-        try:
-            os.kill(int(holder["process"]), 0)
-        except ProcessLookupError:
-            return False
-        except (PermissionError, KeyError, TypeError, ValueError):
-            pass  # another's process, or no number: the heartbeat says
+    if ended(holder):
+        return False
     with contextlib.suppress(OSError):
         return time.time() - path.stat().st_mtime < SILENCE
     return False
+
+
+def is_here(holder: dict[str, Any]) -> bool:
+    """Whether the number of the process in such a file is one of those that this process sees. Files of earlier versions do not say it where
+    there may be several containers on a machine: of these the heartbeat decides."""
+    return holder.get("machine") == machine() and holder.get("pids", "") == pids()
+
+
+def ended(holder: dict[str, Any]) -> bool:
+    """Whether it is known that the process in such a file has ended. Else the heartbeat says."""
+    if not is_here(holder):
+        return False
+    try:
+        os.kill(int(holder["process"]), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, KeyError, TypeError, ValueError):
+        pass  # another's process, or no number
+    return False
+
+
+def pids() -> str:
+    """What tells the numbers of processes that this one sees from those of other containers on the same machine; "" where there are none."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux
+        return ""
 
 
 def machine() -> str:

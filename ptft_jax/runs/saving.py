@@ -9,7 +9,7 @@ import os
 import pathlib
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypedDict
 
 import jax
@@ -252,6 +252,16 @@ class Checkpoints:
                 continue
             del self._saved[step]
             shutil.rmtree(aside)
+
+    def discard(self, steps: Iterable[int]) -> None:
+        """Removes steps for good. All processes have to call it."""
+        self.wait()
+        if self._writes:
+            for step in steps:
+                folder = self._here.checkpoint(step).path
+                shutil.rmtree(folder.rename(folder.with_name(folder.name + _REMOVING)))
+                self._saved.pop(step, None)
+        processes.gather(None)  # none looks before it is as it will be
 
     def _amend(self, record: retention.Saved, meta: Mapping[str, Any]) -> None:
         if not self._writes:

@@ -296,8 +296,9 @@ def protect(source: Parent, child: pathlib.Path) -> str:
 
 def protect_base(base: Mapping[str, Any], child: pathlib.Path) -> None:
     """As `protect`, of what a checkpoint in `child` says of its base (`base_reference`)."""
-    workdir = pathlib.Path(base["workdir"])
-    if not is_reference(base["workdir"]) and workdir.is_dir() and not Workdir(workdir).is_finished:
+    place = base["workdir"]
+    workdir = bucket.folder_of(place, "base") if bucket.is_url(place) else pathlib.Path(place)
+    if not is_reference(place) and workdir.is_dir() and not Workdir(workdir).is_finished:
         pins.keep(workdir, base["step"], child)
 
 

@@ -57,14 +57,22 @@ class Local:
 
     def newer(self, than: int, like: TrainState, params_like: Mapping[str, Any]) -> tuple[Resumed | None, str]:
         """What it has of a step after `than`, as `Checkpoints.resume` gives it; and what is to be said of one that cannot be gone on from:
-        one that is damaged is set aside."""
+        one that is damaged is set aside. What the run does not go on from in this form is removed: it will come to these steps again."""
+        layout = self._layout(params_like)
+        found = self._newest(than, like, params_like, layout)
+        self._drop_other_forms(layout)
+        return found
+
+    def _newest(
+        self, than: int, like: TrainState, params_like: Mapping[str, Any], layout: str
+    ) -> tuple[Resumed | None, str]:
         said = ""
         for step in reversed(processes.shared(self._checkpoints.steps())):
             if step <= than:
                 break
             try:
                 meta = together(lambda step=step: read_meta(self.folder, step))  # type: ignore[misc]
-                if meta.get(_LAYOUT, "") != self._layout(params_like):
+                if meta.get(_LAYOUT, "") != layout:
                     said = f"checkpoint {step} in {self.folder} is of another mesh, and is not gone on from"
                     continue
                 return read_state(self.folder, step, like, params_like, alone=self._count > 1), said
@@ -72,6 +80,21 @@ class Local:
                 said = f"checkpoint {step} in {self.folder} is damaged, and is not gone on from: {e}"
                 self._checkpoints.set_aside(step)
         return None, said
+
+    def _drop_other_forms(self, layout: str) -> None:
+        """Removes what another mesh or another number of processes has left."""
+        others = []
+        for step in processes.shared(self._checkpoints.steps()):
+            with contextlib.suppress(Damaged):  # is seen when it is read
+                if together(lambda step=step: read_meta(self.folder, step)).get(_LAYOUT, "") != layout:  # type: ignore[misc]
+                    others.append(step)
+        self._checkpoints.discard(others)
+        if self._count == 1:
+            left = self._shared.glob("process-*")
+        else:
+            left = (path for path in self._shared.iterdir() if not path.name.endswith(f"-of-{self._count}"))
+        for path in left:
+            shutil.rmtree(path, ignore_errors=True)
 
     def save(self, state: TrainState, params: Mapping[str, Any], meta: dict[str, Any]) -> None:
         """As `Checkpoints.save`, of a step at which nothing was measured."""

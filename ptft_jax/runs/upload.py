@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import functools
 import json
 import os
 import pathlib
@@ -22,7 +24,7 @@ from ptft_jax.runs.lease import Busy, refusal
 from ptft_jax.runs.workdir import Workdir
 
 _BEAT = 10.0  # seconds between two signs of life
-_EVERY = 6  # of them between two copies, where nothing is saved meanwhile
+_EVERY = 60.0  # between two copies, where nothing is saved meanwhile
 _NAMES = Workdir(pathlib.Path())
 
 
@@ -62,34 +64,41 @@ def uploaded(folder: pathlib.Path, say: Callable[[str], None]) -> Iterator[Calla
 
 class Upload:
     """The copies of a run's files in a bucket, and whose they are: a file there says it (`Workdir.owner`), and changes as long as the
-    launch lives. Object stores have no locks: who finds another's name in it stops writing."""
+    launch lives, however long a copy takes. Object stores have no locks: who does not find its own name in it any more stops writing."""
 
     def __init__(self, url: str, folder: pathlib.Path, say: Callable[[str], None]):
         self.url, self._folder, self._say = url, folder, say
         self._bucket = buckets.Bucket(url)
         self._nonce, self._beats = uuid.uuid4().hex, 0
+        self._since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        self._taken = ""  # what is to be said once another launch has taken the place
         self._known: dict[str, Any] = {}  # what is there as it is here, by name
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name="upload", daemon=True)
+        # Apart from each other: signs of life wait for no copy.
+        self._heart = threading.Thread(target=self._beat, name="upload heartbeat", daemon=True)
+        self._copier = threading.Thread(target=self._copy, name="upload", daemon=True)
 
     def begin(self) -> None:
         """Takes the place, and brings the run from there. Raises Busy, UserError."""
         with self._reached("written"):
             self._wait_for_silence()
-            self._sign()
         try:
+            with self._reached("written"):
+                self._sign()
+            self._heart.start()
             with self._reached("read"), buckets.alone(self._folder):
                 there = buckets.pull(self._bucket, self._folder, lambda _: True, contents=True)
                 self._known = {name: at for name, at in buckets.facts(self._folder).items() if name in there}
                 # Of launches that were killed while they copied.
                 halves = [n for n in there if buckets.step_of(n) is not None and n not in self._known]
+                self._refuse_taken()
                 self._bucket.remove(halves)
-        except UserError:
+        except BaseException:
             self._leave()
             raise
+        self._copier.start()
         self._say(f"{self.url}: carried out in {self._folder}, and copied at each save")
-        self._heart.start()
 
     def push(self) -> None:
         """Makes the place in the bucket what the folder is. Raises UserError where that fails, or where another launch has taken it."""
@@ -99,8 +108,6 @@ class Upload:
 
     def end(self) -> None:
         """Copies what is new and gives the place up. Raises as `push`."""
-        self._ended.set()
-        self._heart.join()
         try:
             self.push()
         finally:
@@ -112,6 +119,8 @@ class Upload:
         ends = {buckets.marker(step) for name in here if (step := buckets.step_of(name)) is not None}
 
         def send(name: str) -> tuple[str, bool]:
+            if self._taken:  # as the heart found meanwhile
+                raise UserError(self._taken)
             try:
                 self._bucket.put(self._folder / name, name)
             except FileNotFoundError:
@@ -132,6 +141,8 @@ class Upload:
             lambda name, step: name in late,
         ):
             part_of_new = [n for n in new if part(n, buckets.step_of(n)) and buckets.step_of(n) not in gone]
+            if part_of_new:  # the part before may have taken long
+                self._refuse_taken()
             for name, sent in buckets.together(send, part_of_new):
                 if sent:
                     self._known[name] = here[name]
@@ -140,6 +151,8 @@ class Upload:
         removed = [name for name in self._known if name not in here]
         pinned = self._pinned() if removed else set()
         removed = [name for name in removed if buckets.step_of(name) not in pinned]
+        if removed:
+            self._refuse_taken()
         # What makes a checkpoint count goes first: no reader finds half of one.
         removed.sort(
             key=lambda name: buckets.step_of(name) is None or name != buckets.marker(buckets.step_of(name) or 0)
@@ -167,23 +180,18 @@ class Upload:
                 raise Busy(refusal("--workdir", self.url, now))
 
     def _is_dead(self, holder: dict[str, Any]) -> bool:
-        """Whether it was a process of this machine that has ended."""
-        if holder.get("machine") != owner.machine():
-            return False
-        try:
-            os.kill(int(holder["process"]), 0)
-        except ProcessLookupError:
-            return True
-        except (PermissionError, KeyError, TypeError, ValueError):
-            return False
-        return int(holder["process"]) == os.getpid()  # an earlier run of this process, which has left it
+        """Whether it was a process of this machine that has ended, or an earlier run of this one, which has left it."""
+        return owner.ended(holder) or (owner.is_here(holder) and holder.get("nonce") in _nonces())
 
     def _refuse_taken(self) -> None:
-        if (holder := self._holder()).get("nonce", self._nonce) != self._nonce:
-            raise UserError(
-                f"{self.url}: was taken over by {holder.get('host')} (process {holder.get('process')}), which found no sign of life of this "
-                "launch: nothing more is written there"
+        """Raises UserError where another launch has the place, or had it and has left it: of its own accord none gives it up but this one."""
+        if not self._taken and (holder := self._holder()).get("nonce") != self._nonce:
+            whom = (
+                f"{holder.get('host')} (process {holder.get('process')})" if holder else "a launch that has ended since"
             )
+            self._taken = f"{self.url}: was taken over by {whom}, which found no sign of life of this launch: nothing more is written there"
+        if self._taken:
+            raise UserError(self._taken)
 
     def _holder(self) -> dict[str, Any]:
         try:
@@ -193,10 +201,13 @@ class Upload:
 
     def _sign(self) -> None:
         self._beats += 1
+        _nonces().add(self._nonce)
         said = {
             "host": socket.gethostname(),
             "machine": owner.machine(),
+            "pids": owner.pids(),
             "process": os.getpid(),
+            "since": self._since,
             "nonce": self._nonce,
             "beats": self._beats,
         }
@@ -207,10 +218,17 @@ class Upload:
             with contextlib.suppress(Exception):  # told by the next save
                 self._refuse_taken()
                 self._sign()
-                if self._beats % _EVERY == 0:
-                    self.push()
+
+    def _copy(self) -> None:
+        while not self._ended.wait(_EVERY):
+            with contextlib.suppress(Exception):  # as above
+                self.push()
 
     def _leave(self) -> None:
+        self._ended.set()
+        for thread in (self._copier, self._heart):
+            if thread.ident is not None:
+                thread.join()
         with contextlib.suppress(Exception):
             if self._holder().get("nonce") == self._nonce:
                 self._bucket.remove([_NAMES.owner.name])
@@ -223,3 +241,9 @@ class Upload:
             raise
         except Exception as e:  # every driver has its own exceptions for networks, credentials and permissions
             remote.unreachable(self.url, e, what)
+
+
+@functools.cache
+def _nonces() -> set[str]:
+    """Those of the launches of this process."""
+    return set()

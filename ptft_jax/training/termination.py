@@ -73,6 +73,7 @@ class Termination:
             while received := self._read.recv(1024):
                 for _ in range(received.count(signal.SIGTERM)):
                     if self._heard:
+                        processes.leave_watch()
                         os._exit(STATUS)
                     self._heard = True
                     self._asked.set()

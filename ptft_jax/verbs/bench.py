@@ -14,7 +14,6 @@ import sys
 from absl import flags
 
 from ptft_jax.errors import UserError
-from ptft_jax.runs import places
 from ptft_jax.verbs.command import launch, prepare_jax, say
 
 WORDS = "only"  # the flag that words without one belong to
@@ -31,6 +30,7 @@ def define() -> None:
 
 def main() -> None:
     from ptft_jax.config import files
+    from ptft_jax.runs import places
 
     args = flags.FLAGS
     folder = files.shipped()

@@ -176,7 +176,9 @@ def test_who_is_running(runs, cache):
     owner = runs / "sweep/stopped/owner.json"
 
     def state(**changes):
-        owner.write_text(json.dumps({"machine": owners.machine(), "process": os.getpid(), **changes}))
+        owner.write_text(
+            json.dumps({"machine": owners.machine(), "pids": owners.pids(), "process": os.getpid(), **changes})
+        )
         return listed(runs, "state", condition="name ~ stopped")[0]["state"]
 
     ended = subprocess.Popen([sys.executable, "-c", ""])

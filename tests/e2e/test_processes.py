@@ -231,7 +231,7 @@ def test_each_goes_on_from_the_disk_of_its_own_machine(whole, tmp_path):
         tmp_path / "run",
         whole / "config.py",
     )  # of one machine here, in which each has a folder
-    local = [f"--config.checkpoint.local={disk}", "--config.checkpoint.local_every=2"]
+    local = [f"--config.checkpoint.local={disk}", "--config.checkpoint.local_every=2", "--config.checkpoint.every=6"]
     words = {number: local for number in range(2)}
     ended = launched(file, run, 2, {0: "kill@11"}, words)
     assert ended[0][0] == -9, ended

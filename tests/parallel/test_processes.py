@@ -112,4 +112,4 @@ def test_a_coordinator_that_is_lost_is_named():
             time.sleep(0.1)  # by what looks after it, and outlives it for a moment
     assert done[0].returncode == -9 and done[1].returncode == -6, done
     said = text[text.index("process 1 on ") :]
-    assert f"because process 0, the coordinator at {place}, is gone" in said and "The same command" in said
+    assert f"process 0, the coordinator at {place}, does not answer any more" in said and "The same command" in said
