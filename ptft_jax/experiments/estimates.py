@@ -81,6 +81,8 @@ def of(config: configs.Section, rows: int) -> Estimate | None:
     buffers = 2 if c.training.micro_batches > 1 else 1  # the sum over micro-batches beside those of one
     flops = 3 * outcome.row_flops(c, spec, positions) * c.data.batch_size * c.training.steps
     kept = _kept(spec, tokens, positions, c.objective.chunk) + _kept_of_texts(spec, each)
+    if c.tables.objectives[c.objective.name].tower:
+        kept += _kept_of_images(spec, each)
     peak = _peak(leaves, c.optimizer.memory, kept) + buffers * trains
     return Estimate(flops, int(peak), (tokens, spec.width, spec.mlp_width, spec.dtype))
 
@@ -107,6 +109,14 @@ def _kept_of_texts(spec: ModelSpec, texts: int) -> float:
 
     own = dataclasses.replace(text_spec(spec), remat="none")
     return _kept_of_blocks(own, texts * own.max_length, own.max_length)
+
+
+def _kept_of_images(spec: ModelSpec, images: int) -> float:
+    """Bytes of what a forward pass of so many images keeps in the tower beside a model of text, whose blocks are never computed again."""
+    from ptft_jax.model.image_tower import tower_spec
+
+    own = tower_spec(spec)
+    return _kept_of_blocks(own, images * own.max_length, own.max_length)
 
 
 def _kept_of_blocks(spec: ModelSpec, tokens: int, positions: int) -> float:

@@ -536,6 +536,13 @@ def test_memory_by_hand():
         ).resolved
         found = estimates._kept(spec, 32, 8, 0)
         assert found == 4 * 32 * numbers + 2 * 32 * 4, changes  # and one score
+    tower = dict(max_length=5, layers=2, width=8, heads=2, mlp_width=32, image_size=4, patch_size=2, channels=1)
+    spec = ModelSpec(
+        vocab_size=10, max_length=8, layers=1, width=16, heads=2, remat="full", tower=tuple(tower.items())
+    ).resolved
+    assert estimates._kept_of_images(spec, 3) == 4 * 3 * 5 * 2 * (8 * 8 + 2 * 32 + 2 * 2 * 5), (
+        "of which nothing is computed again"
+    )
     leaves = [Leaf(path, (), "", (), size, False) for path, size in (("trainable/a", 5), ("optimizer/a", 10))]
     assert [estimates._peak(leaves, memory, 20) for memory in ("device", "host")] == [35, 25]
     assert estimates._peak(leaves, "host", 1) == 15  # on the device for the update
