@@ -60,7 +60,8 @@ def test_images(tmp_path):
     assert by_name["examples"] > 100 and 0 <= by_name["probe/prompts"] <= 1
     assert "validation/text_recall_1" in summary(tmp_path, "pairs")["after"]
     found, _ = json.JSONDecoder().raw_decode(printed[printed.index("\n{\n") + 1 :])
-    told = json.loads(printed[printed.rindex("\n{\n") :])
+    told, _ = json.JSONDecoder().raw_decode(printed[printed.rindex("\n{\n") + 1 :])
+    assert "<img" in (tmp_path / "neighbors.html").read_text()
     assert told["pooling"] == "mean" and told["learned_from"] > 1000 and told["probe/ridge/all"] > 0.8
     assert {f"probe/{probe}/{shots}" for probe in ("ridge", "knn") for shots in (1, 10, "all")} <= told.keys()
     assert (tmp_path / "letters.png").read_bytes().startswith(b"\x89PNG")
