@@ -407,6 +407,7 @@ class Loop:
     def _last_finite(self, state: Any, before: int) -> tuple[int, str]:
         """The newest saved step with a finite loss, -1 without one; and what to say of it."""
         bad = f"The state before (step {before}) has a loss that is not finite either, and is no good one"
+        self.checkpoints.wait()  # one may still be being written
         for step in reversed([s for s in processes.shared(self.checkpoints.steps()) if s < before]):
             try:
                 if self._finite(self.at_step(state, step)):
