@@ -60,6 +60,23 @@ def serving():
     thread.join()
 
 
+def ready(served, bucket, monkeypatch):
+    """The file system of what is being served, as clients find it by their environment, with a bucket of this name and nothing going wrong so far."""
+    import fsspec
+
+    faults, address = served
+    for name, value in environment(address).items():
+        monkeypatch.setenv(name, value)
+    system = fsspec.filesystem("s3", skip_instance_cache=True)
+    faults.left.clear()
+    faults.every = 0
+    if not system.exists(bucket):
+        system.mkdir(bucket)
+    fsspec.filesystem("s3").clear_instance_cache()
+    faults.met.clear()
+    return system
+
+
 def environment(address):
     """Variables by which clients find it."""
     return {

@@ -50,19 +50,12 @@ def joined(models: tuple[Model, Model], options: Mapping[str, Any]) -> tuple[dic
     values["model"] |= fields | {"param_dtype": "float32"}
     config = configs.check(values)
     model = Transformer(specs.from_config(config.model, theirs["vocab_size"]))
-    return {**_same(text), **_tower(images, skip), **_projector(model, options["seed"])}, fields
+    same = {path: text.leaves[path] for path in text.leaves.shapes}
+    return {**same, **dict(_tower(images, skip)), **_projector(model, options["seed"])}, fields
 
 
-def _same(text: Model) -> dict[str, np.ndarray]:
-    return {path: text.leaves[path] for path in text.leaves.shapes}
-
-
-def _tower(images: Model, skip: int) -> dict[str, np.ndarray]:
-    """A ViT's parameters by their paths in a tower."""
-    return {path: array for path, array in _moved(images, skip)}
-
-
-def _moved(images: Model, skip: int) -> Iterator[tuple[str, np.ndarray]]:
+def _tower(images: Model, skip: int) -> Iterator[tuple[str, np.ndarray]]:
+    """A ViT's parameters with their paths in a tower."""
     for path in images.leaves.shapes:
         if path.startswith("blocks/"):
             array = images.leaves[path]

@@ -98,14 +98,14 @@ def sets(
     validation = {"validation": read(c.data, "validation", own)}
     test = {"test": read(c.data, "test", own)} if c.eval.test else {}
     changes = source_settings(c, parent)
-    source = None if changes is None else _changed(c, _plugins(parent), **changes)
-    retained = None
-    if source is not None:
+    source = retained = None
+    if changes is not None:
+        source = _changed(c, _plugins(parent), **changes)
         # What each of several adapters forgot is its own.
         try:
             retained = _retained_objective(c, parent, source, builder)
             if retained is not None:
-                source = _as_asked(c, retained.name, _plugins(parent), changes or {})
+                source = _changed(c, _plugins(parent), objective=retained.name, **changes)
             theirs = builder if retained is None else builders.for_model(retained, tokenizer, c.model, source)
             adapters: list[tuple[str, int | None]] = [(f"_{name}", n) for n, name in enumerate(c.tune.adapters)]
             for name, number in adapters or [("", None)]:
@@ -216,18 +216,6 @@ def _lineage(parent: Any) -> Iterator[Any]:
             return
 
 
-def _as_asked(
-    config: configs.Section, objective: str, plugins: Sequence[str], changes: Mapping[str, Any]
-) -> DataOptions:
-    """As `_changed`, with what follows for data from another objective than the run's."""
-    values = config.as_dict()
-    values["plugins"] = tuple(dict.fromkeys((*config.plugins, *plugins)))
-    values["objective"]["name"] = objective
-    values["data"].update(changes)
-    pictures.complete_anew(values)
-    return configs.check(values).data
-
-
 def refuse_alone(config: configs.Section, rows: int, field: str) -> None:
     """Refuses evaluations of so many rows at a time that a row has no other one, whose image it could be measured with. Raises UserError."""
     if not config.tables.objectives[config.objective.name].tower:
@@ -240,9 +228,15 @@ def refuse_alone(config: configs.Section, rows: int, field: str) -> None:
         )
 
 
-def _changed(config: configs.Section, plugins: Sequence[str] = (), **changes: Any) -> DataOptions:
-    """The data settings of a config with some changed; `plugins`: that have their kinds of sources, too."""
+def _changed(
+    config: configs.Section, plugins: Sequence[str] = (), *, objective: str = "", **changes: Any
+) -> DataOptions:
+    """The data settings of a config with some changed; `plugins`: that have their kinds of sources, too; `objective`: another than the run's,
+    from which it follows how images are read."""
     values = config.as_dict()
     values["plugins"] = tuple(dict.fromkeys((*config.plugins, *plugins)))
     values["data"].update(changes)
+    if objective:
+        values["objective"]["name"] = objective
+        pictures.complete_anew(values)
     return configs.check(values).data

@@ -113,7 +113,7 @@ def _kept_of_texts(spec: ModelSpec, texts: int) -> float:
 
 def _kept_of_images(spec: ModelSpec, images: int) -> float:
     """Bytes of what a forward pass of so many images keeps in the tower beside a model of text, whose blocks are never computed again."""
-    from ptft_jax.model.image_tower import tower_spec
+    from ptft_jax.model.vision_tower import tower_spec
 
     own = tower_spec(spec)
     return _kept_of_blocks(own, images * own.max_length, own.max_length)

@@ -299,7 +299,7 @@ def _blocked_forward(
         out = (product("bkms,bksh->bkmh", weights.astype(v.dtype), own_v) / total).astype(v.dtype)
         outs.append(out.reshape(b, kv, n // kv, queries.size, h))
         kept.append((weights, total))
-    out = jnp.concatenate(outs, 3).transpose(0, 3, 1, 2, 4).reshape(b, t, n, h)
+    out = of_heads(jnp.concatenate(outs, 3))
     return out, _Kept(q, k, v, seen, tuple(kept), out)
 
 
@@ -326,7 +326,7 @@ def _blocked_backward(
         place = ((0, 0), (0, 0), (0, 0), (keys.start, s - keys.stop))
         of_k = of_k + jnp.pad(product("bkmh,bkms->bkhs", own_q, scores), place)
         of_v = of_v + jnp.pad(product("bkmh,bkms->bkhs", own.astype(v.dtype), weights.astype(v.dtype)), place)
-    of_q_BTNH = jnp.concatenate(of_q, 3).transpose(0, 3, 1, 2, 4).reshape(b, t, kv * groups, h) * scale
+    of_q_BTNH = of_heads(jnp.concatenate(of_q, 3)) * scale
     of_k, of_v = (x.transpose(0, 3, 1, 2).astype(k.dtype) for x in (of_k, of_v))
     return of_q_BTNH, of_k, of_v, None
 
@@ -350,6 +350,12 @@ def by_heads(x_BTNH: jax.Array, kv: int) -> jax.Array:
     """[B, K, G, T, H]"""
     b, t, n, h = x_BTNH.shape
     return x_BTNH.reshape(b, t, kv, n // kv, h).transpose(0, 2, 3, 1, 4)
+
+
+def of_heads(x_BKGTH: jax.Array) -> jax.Array:
+    """[B, T, N, H], of which `by_heads` made it."""
+    b, k, g, t, h = x_BKGTH.shape
+    return x_BKGTH.transpose(0, 3, 1, 2, 4).reshape(b, t, k * g, h)
 
 
 def _rows(x_BKGTH: jax.Array, queries: Span) -> jax.Array:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ptft_jax.model.dot_product import FLOOR, Seen, Span, by_heads, product, where
+from ptft_jax.model.dot_product import FLOOR, Seen, Span, by_heads, of_heads, product, where
 from ptft_jax.model.layers import soft_cap
 from ptft_jax.model.layout import CONTEXT
 
@@ -224,4 +224,4 @@ def _grouped(x_BTNH: jax.Array, kv: int) -> jax.Array:
 def _apart(x_BKQH: jax.Array, length: int) -> jax.Array:
     """[B, T, N, H] again."""
     b, kv, _, h = x_BKQH.shape
-    return x_BKQH.reshape(b, kv, -1, length, h).transpose(0, 3, 1, 2, 4).reshape(b, length, -1, h)
+    return of_heads(x_BKQH.reshape(b, kv, -1, length, h))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ptft_jax.model.dot_product import Seen, by_heads
+from ptft_jax.model.dot_product import Seen, by_heads, of_heads
 
 Segments = tuple[jax.Array, jax.Array]  # int32 of queries [T] and of keys [S], or of rows of them
 
@@ -46,7 +46,7 @@ def splash(
     """
     from jax.experimental.pallas.ops.tpu import splash_attention as kernels
 
-    (b, t, n, h), (s, kv) = q_BTNH.shape, k_BSKH.shape[1:3]
+    (b, t, n, _), (s, kv) = q_BTNH.shape, k_BSKH.shape[1:3]
     block_q, block_k = _block(t), _block(s)
     q, k, v = _filled(q_BTNH * scale, block_q), _filled(k_BSKH, block_k), _filled(v_BSKH, block_k)
     size = (q.shape[1], k.shape[1])
@@ -74,7 +74,7 @@ def splash(
     with jax.named_scope(_share(seen, *size, block_q, block_k)):
         arrays = (by_heads(q, kv), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3))
         out_BKGTH = jax.vmap(row)(*arrays, _segments(seen, b, (t, s), size))
-    return out_BKGTH[:, :, :, :t].transpose(0, 3, 1, 2, 4).reshape(b, t, n, h).astype(v_BSKH.dtype)
+    return of_heads(out_BKGTH[:, :, :, :t]).astype(v_BSKH.dtype)
 
 
 def _block(length: int) -> int:

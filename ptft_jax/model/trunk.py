@@ -9,11 +9,11 @@ from flax import nnx
 
 from ptft_jax.model import heads
 from ptft_jax.model.embeddings import TokenEmbed
-from ptft_jax.model.image_tower import ImageTower, Projector
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.layers import Linear, Norm
 from ptft_jax.model.spec import ModelSpec
 from ptft_jax.model.vision import ImageEmbed, PixelDecoder
+from ptft_jax.model.vision_tower import ImageTower, Projector
 
 
 class Trunk(nnx.Module):

@@ -17,10 +17,10 @@ from ptft_jax.errors import UserError
 from ptft_jax.evaluation import drift as drifts
 from ptft_jax.evaluation import measured_sets, standalone, transfer
 from ptft_jax.evaluation.evaluate import EvalSet, Measuring
-from ptft_jax.model.image_tower import tower_flops
 from ptft_jax.model.spec import HEAD, ModelSpec
 from ptft_jax.model.texts import text_flops
 from ptft_jax.model.vision import masked_flops
+from ptft_jax.model.vision_tower import tower_flops
 from ptft_jax.parallel import cost as costs
 from ptft_jax.params.rules import flatten, unflatten
 from ptft_jax.runs import bucket, meant

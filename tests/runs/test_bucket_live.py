@@ -25,17 +25,8 @@ def served():
 @pytest.fixture
 def faults(served, cache, monkeypatch):
     """What goes wrong with the server; there are the buckets "runs" and "readable"."""
-    faults, address = served
-    for name, value in s3.environment(address).items():
-        monkeypatch.setenv(name, value)
-    fsspec.filesystem("s3").clear_instance_cache()
-    system = fsspec.filesystem("s3", skip_instance_cache=True)
-    faults.left.clear()
-    faults.every = 0
-    if not system.exists("runs"):
-        system.mkdir("runs")
-    faults.met.clear()
-    return faults
+    s3.ready(served, "runs", monkeypatch)
+    return served[0]
 
 
 def config(text_file, **more):

@@ -24,19 +24,8 @@ def served():
 @pytest.fixture
 def bucket(served, cache, monkeypatch):
     """A bucket with the records in it, and what goes wrong with it."""
-    import fsspec
-
-    faults, address = served
-    for name, value in s3.environment(address).items():
-        monkeypatch.setenv(name, value)
-    system = fsspec.filesystem("s3", skip_instance_cache=True)
-    faults.left.clear()
-    if not system.exists("data"):
-        system.mkdir("data")
-    system.pipe("data/set/train.jsonl", writing.lines(RECORDS))
-    fsspec.filesystem("s3").clear_instance_cache()
-    faults.met.clear()
-    return faults
+    s3.ready(served, "data", monkeypatch).pipe("data/set/train.jsonl", writing.lines(RECORDS))
+    return served[0]
 
 
 def texts():

@@ -11,7 +11,7 @@ from flax import nnx
 from ptft_jax.model import tower_settings
 from ptft_jax.model.attention import View
 from ptft_jax.model.block import Block
-from ptft_jax.model.dot_product import Seen
+from ptft_jax.model.dot_product import EVERYTHING
 from ptft_jax.model.inputs import Inputs
 from ptft_jax.model.layers import Linear, Norm
 from ptft_jax.model.spec import ModelSpec
@@ -50,7 +50,7 @@ class ImageTower(nnx.Module):
     def __call__(self, images_BHWC: jax.Array) -> jax.Array:
         """[B, N, D] of the patches, row by row, without what stands before them; images as `ImageEmbed` takes them."""
         x_BTD = self.embed(Inputs(images_BHWC))
-        view = View(Seen(causal=False), None)
+        view = View(EVERYTHING, None)
         for number in range(self.spec.layers):
             x_BTD, _, _ = getattr(self, f"layer_{number}")(x_BTD, view)
         x_BTD = x_BTD if self.norm is None else self.norm(x_BTD)
